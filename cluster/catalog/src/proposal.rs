@@ -1,0 +1,120 @@
+//! What may be proposed, and what applying it answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::database::{DatabaseCommand, DatabaseRefusal};
+use crate::files::FilesCommand;
+use crate::{JoinToken, NodeId, NodePorts, TokenId};
+
+/// Names one attempt to change the state. A proposal that is applied twice under one id changes the state once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestId(pub uuid::Uuid);
+
+/// A command on its way through the Raft log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// Chosen by the proposer, kept over its retries.
+    pub request: RequestId,
+    /// The proposer's wall clock.
+    pub at: jiff::Timestamp,
+    /// What to do.
+    pub command: Command,
+}
+
+/// A change of the replicated state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command of a cluster: its identity and its founding node. Refused when there is one already.
+    Found {
+        /// Identity of the cluster, part of every certificate.
+        cluster_id: String,
+        /// PEM.
+        ca_certificate: String,
+        /// The CA's private key, sealed with the cluster key.
+        sealed_ca_key: Vec<u8>,
+        /// Name of the founding node, which gets [`NodeId`] 1.
+        node_name: String,
+        /// Its address.
+        address: String,
+        /// Its ports.
+        ports: NodePorts,
+    },
+    /// Lets a bearer of the token join, once.
+    CreateToken(JoinToken),
+    /// Makes a token useless.
+    RevokeToken(TokenId),
+    /// Consumes a token and allocates a node id. Answered with [`Response::Registered`].
+    RegisterNode {
+        /// The token's public half.
+        token: TokenId,
+        /// SHA-256 of the secret that the bearer showed, hex.
+        secret_hash: String,
+        /// Wanted name; refused when a node has it.
+        node_name: String,
+        /// Its address.
+        address: String,
+        /// Its ports.
+        ports: NodePorts,
+    },
+    /// Takes a node out of the cluster; its certificate is refused from then on.
+    RemoveNode(NodeId),
+    /// The leader's verdict on a node's life.
+    DeclareNode {
+        /// Which node.
+        node: NodeId,
+        /// Alive or not.
+        alive: bool,
+    },
+    /// Changes the PostgreSQL rule.
+    Database(DatabaseCommand),
+    /// Changes the manifest of the resource files.
+    Files(FilesCommand),
+    /// Stores a cluster setting.
+    PutSetting {
+        /// Its name.
+        key: String,
+        /// Its value.
+        value: serde_json::Value,
+    },
+}
+
+/// What applying a command answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// Done.
+    Done,
+    /// The node has been registered under this id.
+    Registered(NodeId),
+    /// Nothing was changed, and why.
+    Refused(Refusal),
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// A second [`Command::Found`].
+    #[error("the cluster has been founded already, as {0}")]
+    AlreadyFounded(String),
+    /// No such token: never made, consumed, or revoked.
+    #[error("join token {0} is unknown: it was never made, has been used, or was revoked; make a new one")]
+    UnknownToken(String),
+    /// The secret half does not match.
+    #[error("join token {0}: wrong secret")]
+    WrongSecret(String),
+    /// Too late.
+    #[error("join token {0} expired at {1}; make a new one")]
+    ExpiredToken(String, jiff::Timestamp),
+    /// Another node has the name.
+    #[error("a node named {0:?} is in the cluster already; choose another name, or remove that node first")]
+    NameTaken(String),
+    /// No such node.
+    #[error("node {0} is not in the cluster")]
+    UnknownNode(NodeId),
+    /// The change of the PostgreSQL rule came too late or does not fit.
+    #[error("database rule: {0}")]
+    Database(DatabaseRefusal),
+    /// The change of the manifest does not fit.
+    #[error("files: {0}")]
+    Files(String),
+}

@@ -1,0 +1,169 @@
+//! The state and how proposals change it.
+
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+use crate::database::DatabaseState;
+use crate::files::Manifest;
+use crate::{Command, JoinToken, NodeId, NodePorts, NodeRecord, Proposal, Refusal, RequestId, Response, TokenId};
+
+/// How many answers are remembered for repeated requests. A proposer gives up long before so many others are applied.
+const REMEMBERED_REQUESTS: usize = 4096;
+
+/// What was settled when the cluster was founded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterFacts {
+    /// Identity of the cluster.
+    pub cluster_id: String,
+    /// PEM.
+    pub ca_certificate: String,
+    /// The CA's private key, sealed with the cluster key.
+    pub sealed_ca_key: Vec<u8>,
+}
+
+/// Everything that the Raft group agrees on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClusterState {
+    facts: Option<ClusterFacts>,
+    nodes: OrdMap<NodeId, NodeRecord>,
+    last_node_id: u64,
+    tokens: OrdMap<TokenId, JoinToken>,
+    database: DatabaseState,
+    files: Manifest,
+    settings: OrdMap<String, serde_json::Value>,
+    answered: OrdMap<RequestId, Response>,
+    answered_order: imbl::Vector<RequestId>,
+}
+
+impl ClusterState {
+    /// What was settled at the founding; `None` before it.
+    pub fn facts(&self) -> Option<&ClusterFacts> {
+        self.facts.as_ref()
+    }
+
+    /// The nodes, by id.
+    pub fn nodes(&self) -> &OrdMap<NodeId, NodeRecord> {
+        &self.nodes
+    }
+
+    /// The unused join tokens.
+    pub fn tokens(&self) -> &OrdMap<TokenId, JoinToken> {
+        &self.tokens
+    }
+
+    /// The PostgreSQL rule and its history.
+    pub fn database(&self) -> &DatabaseState {
+        &self.database
+    }
+
+    /// The resource files.
+    pub fn files(&self) -> &Manifest {
+        &self.files
+    }
+
+    /// The cluster's settings.
+    pub fn settings(&self) -> &OrdMap<String, serde_json::Value> {
+        &self.settings
+    }
+
+    /// Applies one proposal. A repeated request gets its first answer and changes nothing.
+    pub fn apply(&mut self, proposal: Proposal) -> Response {
+        if let Some(answer) = self.answered.get(&proposal.request) {
+            return answer.clone();
+        }
+        let request = proposal.request;
+        let response = match self.change(proposal) {
+            Ok(response) => response,
+            Err(refusal) => Response::Refused(refusal),
+        };
+        self.remember(request, response.clone());
+        response
+    }
+
+    fn remember(&mut self, request: RequestId, response: Response) {
+        self.answered.insert(request, response);
+        self.answered_order.push_back(request);
+        if self.answered_order.len() > REMEMBERED_REQUESTS
+            && let Some(oldest) = self.answered_order.pop_front()
+        {
+            self.answered.remove(&oldest);
+        }
+    }
+
+    fn change(&mut self, proposal: Proposal) -> Result<Response, Refusal> {
+        let at = proposal.at;
+        match proposal.command {
+            Command::Found { cluster_id, ca_certificate, sealed_ca_key, node_name, address, ports } => {
+                if let Some(facts) = &self.facts {
+                    return Err(Refusal::AlreadyFounded(facts.cluster_id.clone()));
+                }
+                self.facts = Some(ClusterFacts { cluster_id, ca_certificate, sealed_ca_key });
+                Ok(Response::Registered(self.add_node(node_name, address, ports, at)))
+            }
+            Command::CreateToken(token) => {
+                self.tokens = self.tokens.iter().filter(|(_, other)| other.expires_at > at).map(clone_pair).collect();
+                self.tokens.insert(token.id.clone(), token);
+                Ok(Response::Done)
+            }
+            Command::RevokeToken(id) => match self.tokens.remove(&id) {
+                Some(_) => Ok(Response::Done),
+                None => Err(Refusal::UnknownToken(id.0)),
+            },
+            Command::RegisterNode { token, secret_hash, node_name, address, ports } => {
+                self.check_token(&token, &secret_hash, at)?;
+                if self.nodes.values().any(|node| node.name == node_name) {
+                    return Err(Refusal::NameTaken(node_name));
+                }
+                self.tokens.remove(&token);
+                Ok(Response::Registered(self.add_node(node_name, address, ports, at)))
+            }
+            Command::RemoveNode(id) => match self.nodes.remove(&id) {
+                Some(_) => Ok(Response::Done),
+                None => Err(Refusal::UnknownNode(id)),
+            },
+            Command::DeclareNode { node, alive } => {
+                let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
+                if record.alive != alive {
+                    record.alive = alive;
+                    record.down_since = if alive { None } else { Some(at) };
+                }
+                Ok(Response::Done)
+            }
+            Command::Database(command) => {
+                self.database.apply(command).map_err(Refusal::Database)?;
+                Ok(Response::Done)
+            }
+            Command::Files(command) => {
+                self.files.apply(command).map_err(Refusal::Files)?;
+                Ok(Response::Done)
+            }
+            Command::PutSetting { key, value } => {
+                self.settings.insert(key, value);
+                Ok(Response::Done)
+            }
+        }
+    }
+
+    fn check_token(&self, id: &TokenId, secret_hash: &str, at: jiff::Timestamp) -> Result<(), Refusal> {
+        let token = self.tokens.get(id).ok_or_else(|| Refusal::UnknownToken(id.0.clone()))?;
+        if token.secret_hash != secret_hash {
+            return Err(Refusal::WrongSecret(id.0.clone()));
+        }
+        if token.expires_at <= at {
+            return Err(Refusal::ExpiredToken(id.0.clone(), token.expires_at));
+        }
+        Ok(())
+    }
+
+    fn add_node(&mut self, name: String, address: String, ports: NodePorts, at: jiff::Timestamp) -> NodeId {
+        self.last_node_id += 1;
+        let id = NodeId(self.last_node_id);
+        let record = NodeRecord { id, name, address, ports, joined_at: at, alive: true, down_since: None };
+        self.nodes.insert(id, record);
+        id
+    }
+}
+
+fn clone_pair<K: Clone, V: Clone>((key, value): (&K, &V)) -> (K, V) {
+    (key.clone(), value.clone())
+}
