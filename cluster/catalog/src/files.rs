@@ -62,7 +62,10 @@ impl Manifest {
         match command {
             FilesCommand::ReplaceTree { root, entries } => {
                 let below = format!("{root}/");
-                if let Some((path, _)) = entries.iter().find(|(path, _)| *path != root && !path.starts_with(&below)) {
+                if let Some((path, _)) = entries
+                    .iter()
+                    .find(|(path, _)| *path != root && !path.starts_with(&below))
+                {
                     return Err(format!("{path:?} is not below {root:?}"));
                 }
                 let old: Vec<String> = self

@@ -34,7 +34,15 @@ pub struct NodePorts {
 
 impl Default for NodePorts {
     fn default() -> Self {
-        Self { rest: 443, internal: 53333, broker: 5671, database: 15432, peer: 8300, status: 8500, files: 22000 }
+        Self {
+            rest: 443,
+            internal: 53333,
+            broker: 5671,
+            database: 15432,
+            peer: 8300,
+            status: 8500,
+            files: 22000,
+        }
     }
 }
 

@@ -79,6 +79,30 @@ pub enum Command {
     },
 }
 
+impl Proposal {
+    /// A proposal of `command`.
+    pub fn new(request: RequestId, at: jiff::Timestamp, command: Command) -> Self {
+        Self { request, at, command }
+    }
+}
+
+/// Names the kind of command: what a log line may show. Contents can be large or secret.
+impl std::fmt::Display for Proposal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match &self.command {
+            Command::Found { .. } => "found",
+            Command::CreateToken(_) => "create token",
+            Command::RevokeToken(_) => "revoke token",
+            Command::RegisterNode { .. } => "register node",
+            Command::RemoveNode(_) => "remove node",
+            Command::DeclareNode { .. } => "declare node",
+            Command::Database(_) => "database",
+            Command::Files(_) => "files",
+            Command::PutSetting { .. } => "put setting",
+        })
+    }
+}
+
 /// What applying a command answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Response {

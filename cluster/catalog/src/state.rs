@@ -93,15 +93,31 @@ impl ClusterState {
     fn change(&mut self, proposal: Proposal) -> Result<Response, Refusal> {
         let at = proposal.at;
         match proposal.command {
-            Command::Found { cluster_id, ca_certificate, sealed_ca_key, node_name, address, ports } => {
+            Command::Found {
+                cluster_id,
+                ca_certificate,
+                sealed_ca_key,
+                node_name,
+                address,
+                ports,
+            } => {
                 if let Some(facts) = &self.facts {
                     return Err(Refusal::AlreadyFounded(facts.cluster_id.clone()));
                 }
-                self.facts = Some(ClusterFacts { cluster_id, ca_certificate, sealed_ca_key });
+                self.facts = Some(ClusterFacts {
+                    cluster_id,
+                    ca_certificate,
+                    sealed_ca_key,
+                });
                 Ok(Response::Registered(self.add_node(node_name, address, ports, at)))
             }
             Command::CreateToken(token) => {
-                self.tokens = self.tokens.iter().filter(|(_, other)| other.expires_at > at).map(clone_pair).collect();
+                self.tokens = self
+                    .tokens
+                    .iter()
+                    .filter(|(_, other)| other.expires_at > at)
+                    .map(clone_pair)
+                    .collect();
                 self.tokens.insert(token.id.clone(), token);
                 Ok(Response::Done)
             }
@@ -109,7 +125,13 @@ impl ClusterState {
                 Some(_) => Ok(Response::Done),
                 None => Err(Refusal::UnknownToken(id.0)),
             },
-            Command::RegisterNode { token, secret_hash, node_name, address, ports } => {
+            Command::RegisterNode {
+                token,
+                secret_hash,
+                node_name,
+                address,
+                ports,
+            } => {
                 self.check_token(&token, &secret_hash, at)?;
                 if self.nodes.values().any(|node| node.name == node_name) {
                     return Err(Refusal::NameTaken(node_name));
@@ -158,7 +180,15 @@ impl ClusterState {
     fn add_node(&mut self, name: String, address: String, ports: NodePorts, at: jiff::Timestamp) -> NodeId {
         self.last_node_id += 1;
         let id = NodeId(self.last_node_id);
-        let record = NodeRecord { id, name, address, ports, joined_at: at, alive: true, down_since: None };
+        let record = NodeRecord {
+            id,
+            name,
+            address,
+            ports,
+            joined_at: at,
+            alive: true,
+            down_since: None,
+        };
         self.nodes.insert(id, record);
         id
     }

@@ -39,16 +39,30 @@ impl Account {
     /// # Errors
     /// When this process is root and `name` does not exist.
     pub fn for_children(name: &str) -> Result<Self, AccountError> {
-        let system = |what, source: nix::Error| AccountError::System { name: name.into(), what, source: source.into() };
+        let system = |what, source: nix::Error| AccountError::System {
+            name: name.into(),
+            what,
+            source: source.into(),
+        };
         if Uid::effective().is_root() {
             let user = User::from_name(name)
                 .map_err(|error| system("look up", error))?
                 .ok_or_else(|| AccountError::Unknown(name.into()))?;
-            return Ok(Self { name: user.name, uid: user.uid, gid: user.gid, switch: true });
+            return Ok(Self {
+                name: user.name,
+                uid: user.uid,
+                gid: user.gid,
+                switch: true,
+            });
         }
         let own = User::from_uid(Uid::effective()).map_err(|error| system("look up own account", error))?;
         let name = own.map_or_else(|| Uid::effective().to_string(), |user| user.name);
-        Ok(Self { name, uid: Uid::effective(), gid: Gid::effective(), switch: false })
+        Ok(Self {
+            name,
+            uid: Uid::effective(),
+            gid: Gid::effective(),
+            switch: false,
+        })
     }
 
     /// The account's name.

@@ -13,7 +13,11 @@ pub struct Backoff {
 impl Backoff {
     /// Starts at `first` and never exceeds `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most, next: first }
+        Self {
+            first,
+            most,
+            next: first,
+        }
     }
 
     /// The delay before the next try: between half of and the whole current step, so that peers do not try in step.
@@ -37,7 +41,10 @@ mod tests {
     fn grows_to_the_limit_and_starts_over() {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(35));
         let within = |delay: Duration, step: u64| {
-            assert!(delay <= Duration::from_millis(step) && delay * 2 >= Duration::from_millis(step), "{delay:?}");
+            assert!(
+                delay <= Duration::from_millis(step) && delay * 2 >= Duration::from_millis(step),
+                "{delay:?}"
+            );
         };
         within(backoff.next_delay(), 10);
         within(backoff.next_delay(), 20);

@@ -6,8 +6,8 @@
 //!
 //! This crate knows nothing about clusters, databases or blueprints.
 
-mod backoff;
 pub mod account;
+mod backoff;
 pub mod clock;
 mod shutdown;
 mod tasks;

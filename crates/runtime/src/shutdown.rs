@@ -21,7 +21,9 @@ impl ShutdownTrigger {
 
     /// The listening side.
     pub fn signal(&self) -> Shutdown {
-        Shutdown { token: self.token.clone() }
+        Shutdown {
+            token: self.token.clone(),
+        }
     }
 }
 
@@ -34,7 +36,9 @@ pub struct Shutdown {
 impl Shutdown {
     /// A signal that never comes, for tests and one-shot commands.
     pub fn never() -> Self {
-        Self { token: CancellationToken::new() }
+        Self {
+            token: CancellationToken::new(),
+        }
     }
 
     /// Resolves when the end has been asked for. Cancellation-safe.
@@ -49,7 +53,9 @@ impl Shutdown {
 
     /// A trigger that fires with this signal, or on its own before it.
     pub fn child(&self) -> ShutdownTrigger {
-        ShutdownTrigger { token: self.token.child_token() }
+        ShutdownTrigger {
+            token: self.token.child_token(),
+        }
     }
 
     /// Runs `work` until it is finished or the end is asked for; `None` in the second case, with `work` dropped.

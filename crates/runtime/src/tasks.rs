@@ -103,7 +103,11 @@ impl Tasks {
             return StopReport::Clean;
         }
         let left: Vec<_> = self.inner.lock_running().iter().map(|(_, name)| *name).collect();
-        tracing::warn!(owner = self.inner.owner, ?left, "tasks still run after the stop deadline");
+        tracing::warn!(
+            owner = self.inner.owner,
+            ?left,
+            "tasks still run after the stop deadline"
+        );
         StopReport::StillRunning(left)
     }
 }
@@ -166,7 +170,10 @@ mod tests {
     async fn stop_names_tasks_that_do_not_end() {
         let tasks = Tasks::new("test");
         tasks.spawn("deaf", std::future::pending::<()>());
-        assert_eq!(tasks.stop(Duration::from_secs(1)).await, StopReport::StillRunning(vec!["deaf"]));
+        assert_eq!(
+            tasks.stop(Duration::from_secs(1)).await,
+            StopReport::StillRunning(vec!["deaf"])
+        );
     }
 
     #[tokio::test]

@@ -1,0 +1,299 @@
+//! The handle that the rest of the process holds.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_catalog::{ClusterState, Command, NodeId, Proposal, RequestId, Response};
+use conclave_net::{JoinSecret, NodeIdentity, PeerConnector};
+use conclave_proto::consensus::membership_client::MembershipClient;
+use conclave_proto::consensus::{Frame, ReadIndexRequest, ReportRequest};
+use conclave_runtime::{Backoff, clock};
+use openraft::ReadPolicy;
+use openraft::errors::{ClientWriteError, RaftError};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::ConsensusError;
+use crate::group::ReportSource;
+use crate::network::{Channels, Lane, MESSAGE_BYTES_MAX};
+use crate::server::{CALL_TIMEOUT, Forward, Forwarded};
+use crate::types::{Raft, decode, encode};
+
+/// How long a proposal is tried before its outcome is given up as unknown.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long one try may take: longer than a slow disk, shorter than the patience of whoever waits.
+const TRY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Who leads, as this node knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The Raft term.
+    pub term: u64,
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// Whether this node leads and has applied everything that earlier leaders committed.
+    pub is_leader: bool,
+    /// Whether this node is in touch with a majority (as leader: acknowledged; as follower: hears a leader).
+    pub has_quorum: bool,
+}
+
+/// A handle on this node's part of the group. Cheap to clone.
+#[derive(Clone)]
+pub struct Consensus {
+    pub(crate) raft: Raft,
+    pub(crate) me: NodeId,
+    pub(crate) state: watch::Receiver<Arc<ClusterState>>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) channels: Channels,
+    pub(crate) report: ReportSource,
+}
+
+impl Consensus {
+    /// Commits a command, from any node: forwarded to the leader, repeated under one request id until a deadline of 10 s.
+    /// When it returns, the change is visible in this node's [`Self::state`] only if this node leads; elsewhere it follows
+    /// within a round trip.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Refused`] when the state machine refused; [`ConsensusError::Unavailable`] without a leader.
+    pub async fn propose(&self, command: Command) -> Result<Response, ConsensusError> {
+        let request = RequestId(uuid::Uuid::now_v7());
+        self.propose_request(Proposal::new(request, clock::now(), command))
+            .await
+    }
+
+    pub(crate) async fn propose_request(&self, proposal: Proposal) -> Result<Response, ConsensusError> {
+        let end = Instant::now() + PROPOSE_DEADLINE;
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
+        let mut last = "no leader is known".to_owned();
+        while Instant::now() < end {
+            match self.try_propose(&proposal).await {
+                Forwarded::Applied(Response::Refused(refusal)) => return Err(refusal.into()),
+                Forwarded::Applied(response) => return Ok(response),
+                Forwarded::NotLeader => {}
+                Forwarded::Failed(why) => last = why,
+            }
+            let mut leadership = self.leadership.clone();
+            leadership.mark_unchanged();
+            let wait = backoff.next_delay();
+            // A change of leadership is worth trying again at once; otherwise the delay is over.
+            let _changed_or_waited = tokio::time::timeout(wait, leadership.changed()).await;
+        }
+        Err(ConsensusError::Unavailable(last))
+    }
+
+    async fn try_propose(&self, proposal: &Proposal) -> Forwarded {
+        let leader = self.leadership.borrow().leader;
+        match leader {
+            None => Forwarded::NotLeader,
+            Some(leader) if leader == self.me => self.propose_here(proposal.clone()).await,
+            Some(leader) => self
+                .forward(leader, proposal.clone())
+                .await
+                .unwrap_or_else(Forwarded::Failed),
+        }
+    }
+
+    /// Commits a command as the leader.
+    pub(crate) async fn propose_here(&self, proposal: Proposal) -> Forwarded {
+        match tokio::time::timeout(TRY_TIMEOUT, self.raft.client_write(proposal)).await {
+            Ok(Ok(written)) => Forwarded::Applied(written.data),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Forwarded::NotLeader,
+            Ok(Err(error)) => Forwarded::Failed(error.to_string()),
+            Err(_) => Forwarded::Failed(format!("not committed within {} ms", TRY_TIMEOUT.as_millis())),
+        }
+    }
+
+    async fn forward(&self, leader: NodeId, proposal: Proposal) -> Result<Forwarded, String> {
+        let channel = self.channel(leader).map_err(|error| error.to_string())?;
+        send_proposal(
+            channel,
+            Forward {
+                proposal,
+                to_leader_only: true,
+            },
+        )
+        .await
+    }
+
+    /// The latest applied state. Woken at each change.
+    pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.state.clone()
+    }
+
+    /// Who leads. Woken at each change.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// The state as of now or later: a read that sees every proposal acknowledged before it (ReadIndex; Raft
+    /// dissertation, section 6.4).
+    ///
+    /// # Errors
+    /// [`ConsensusError::Unavailable`] without a majority.
+    pub async fn linearizable(&self) -> Result<Arc<ClusterState>, ConsensusError> {
+        let unavailable = |why: String| ConsensusError::Unavailable(why);
+        let leader = self
+            .leadership
+            .borrow()
+            .leader
+            .ok_or_else(|| unavailable("no leader is known".into()))?;
+        let index = if leader == self.me {
+            let reading = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+            let linearizer = tokio::time::timeout(CALL_TIMEOUT, reading)
+                .await
+                .map_err(|_| unavailable("the majority does not answer".into()))?
+                .map_err(|error| unavailable(error.to_string()))?;
+            linearizer.read_log_id().index()
+        } else {
+            let mut client = MembershipClient::new(self.channel(leader)?);
+            let answer = tokio::time::timeout(CALL_TIMEOUT, client.read_index(ReadIndexRequest {}))
+                .await
+                .map_err(|_| unavailable("the leader does not answer".into()))?
+                .map_err(|status| unavailable(status.message().into()))?;
+            answer.into_inner().index
+        };
+        self.raft
+            .wait(Some(CALL_TIMEOUT))
+            .applied_index_at_least(Some(index), "linearizable read")
+            .await
+            .map_err(|error| unavailable(error.to_string()))?;
+        Ok(Arc::clone(&self.state.borrow()))
+    }
+
+    /// The members that vote, as this node knows.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.raft.voter_ids().map(NodeId).collect()
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// A cached channel to a peer's port 8300, in mutual TLS.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Peer`] when the node is unknown.
+    pub fn channel(&self, node: NodeId) -> Result<Channel, ConsensusError> {
+        let peer = |reason: String| ConsensusError::Peer { node, reason };
+        let state = self.state.borrow();
+        let record = state
+            .nodes()
+            .get(&node)
+            .ok_or_else(|| peer("it is not in the cluster".into()))?;
+        let address = format!("{}:{}", record.address, record.ports.peer);
+        self.channels
+            .get(node.0, &address, Lane::Calls)
+            .map_err(|error| peer(error.to_string()))
+    }
+
+    /// A node's own report of its health. This node's comes without a detour.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Peer`] when it does not answer.
+    pub async fn report_of(&self, node: NodeId) -> Result<serde_json::Value, ConsensusError> {
+        if node == self.me {
+            return Ok((self.report)());
+        }
+        let peer = |reason: String| ConsensusError::Peer { node, reason };
+        let mut client = MembershipClient::new(self.channel(node)?);
+        let answer = tokio::time::timeout(CALL_TIMEOUT, client.report(ReportRequest {}))
+            .await
+            .map_err(|_| peer("no answer in time".into()))?
+            .map_err(|status| peer(status.message().into()))?;
+        decode(&answer.into_inner().body).map_err(|error| peer(error.to_string()))
+    }
+
+    /// Asks the leader (this node) to hand leadership to `node`.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Unavailable`] when Raft has stopped.
+    pub async fn transfer_leader(&self, node: NodeId) -> Result<(), ConsensusError> {
+        self.raft
+            .trigger()
+            .transfer_leader(node.0)
+            .await
+            .map_err(|error| ConsensusError::Unavailable(error.to_string()))
+    }
+
+    /// Stops Raft on this node. Proposals fail from then on.
+    pub async fn stop(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not stop cleanly");
+        }
+    }
+}
+
+async fn send_proposal(channel: Channel, forward: Forward) -> Result<Forwarded, String> {
+    let body = encode(&forward).map_err(|error| error.to_string())?;
+    let mut client = MembershipClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let limit = if forward.to_leader_only {
+        TRY_TIMEOUT
+    } else {
+        PROPOSE_DEADLINE
+    };
+    let answer = tokio::time::timeout(limit, client.propose(Frame { body: body.into() }))
+        .await
+        .map_err(|_| format!("no answer within {} ms", limit.as_millis()))?
+        .map_err(|status| status.message().to_owned())?;
+    decode(&answer.into_inner().body).map_err(|error| error.to_string())
+}
+
+/// An operator's access to a running node, by proving to be that node: the command line on its machine uses it.
+pub struct AdminClient {
+    channel: Channel,
+    identity: NodeIdentity,
+}
+
+impl AdminClient {
+    /// Connects, when first used, to the node that `identity` belongs to.
+    ///
+    /// # Errors
+    /// When the identity cannot be used.
+    pub fn new(identity: NodeIdentity, address: &str, port: u16) -> Result<Self, ConsensusError> {
+        let channel = PeerConnector::new(&identity)?.channel(identity.node_id, address, port)?;
+        Ok(Self { channel, identity })
+    }
+
+    /// Commits a command through the node.
+    ///
+    /// # Errors
+    /// As [`Consensus::propose`].
+    pub async fn propose(&self, command: Command) -> Result<Response, ConsensusError> {
+        let proposal = Proposal::new(RequestId(uuid::Uuid::now_v7()), clock::now(), command);
+        let answer = send_proposal(
+            self.channel.clone(),
+            Forward {
+                proposal,
+                to_leader_only: false,
+            },
+        )
+        .await;
+        match answer.map_err(ConsensusError::Unavailable)? {
+            Forwarded::Applied(Response::Refused(refusal)) => Err(refusal.into()),
+            Forwarded::Applied(response) => Ok(response),
+            Forwarded::NotLeader => Err(ConsensusError::Unavailable("the node found no leader".into())),
+            Forwarded::Failed(why) => Err(ConsensusError::Unavailable(why)),
+        }
+    }
+
+    /// Makes a one-time token that lets a node join until `lifetime` has passed.
+    ///
+    /// # Errors
+    /// As [`Consensus::propose`].
+    pub async fn create_join_token(&self, lifetime: Duration) -> Result<String, ConsensusError> {
+        let secret = JoinSecret::for_authority(&self.identity.ca_certificate_pem)?;
+        let expires_at = clock::now()
+            .checked_add(jiff::SignedDuration::try_from(lifetime).unwrap_or(jiff::SignedDuration::MAX))
+            .map_err(|_| ConsensusError::Setup("the lifetime of the token is too long".into()))?;
+        let token = conclave_catalog::JoinToken {
+            id: conclave_catalog::TokenId(secret.id.clone()),
+            secret_hash: secret.secret_hash(),
+            expires_at,
+        };
+        self.propose(Command::CreateToken(token)).await?;
+        Ok(secret.text())
+    }
+}

@@ -1,0 +1,243 @@
+//! The leader's care for the group: who is a member, who votes, who is alive.
+//!
+//! A reconciler: it takes no input but what it finds, does one step at a time, and may be interrupted anywhere. What it
+//! decides is decided by [`plan`], which is pure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use conclave_catalog::{Command, NodeId};
+use conclave_runtime::Shutdown;
+use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{BasicNode, ChangeMembers};
+use tokio::time::Instant;
+
+use crate::Consensus;
+use crate::types::Raft;
+
+/// Without an acknowledgement for this long a node is declared dead.
+const DEAD_AFTER: Duration = Duration::from_millis(700);
+/// A learner this close to the end of the log may vote.
+const CAUGHT_UP_ENTRIES: u64 = 100;
+const PERIOD: Duration = Duration::from_millis(100);
+/// Steps that need the majority are given up after this, and tried again.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(crate) struct Reconciler {
+    raft: Raft,
+    consensus: Consensus,
+    leading_since: Option<Instant>,
+}
+
+/// What the leader sees.
+#[derive(Debug, Default, Clone)]
+struct Observed {
+    /// Nodes that belong to the cluster.
+    present: BTreeSet<u64>,
+    /// Raft's members that vote.
+    voters: BTreeSet<u64>,
+    /// Raft's members that do not vote.
+    learners: BTreeSet<u64>,
+    /// Members whose log is close to the leader's, and that answer.
+    caught_up: BTreeSet<u64>,
+    leader: u64,
+}
+
+/// The next step towards the right membership.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    AddLearner(u64),
+    SetVoters(BTreeSet<u64>),
+    Forget(BTreeSet<u64>),
+}
+
+/// Present nodes become learners, learners that have caught up become voters, always so many that their number is odd;
+/// nodes that are not present any more leave.
+fn plan(seen: &Observed) -> Option<Step> {
+    let members: BTreeSet<u64> = seen.voters.union(&seen.learners).copied().collect();
+    if let Some(missing) = seen.present.difference(&members).next() {
+        return Some(Step::AddLearner(*missing));
+    }
+    let staying: BTreeSet<u64> = seen.voters.intersection(&seen.present).copied().collect();
+    let candidates = seen
+        .learners
+        .intersection(&seen.present)
+        .filter(|id| seen.caught_up.contains(id));
+    let mut wanted: Vec<u64> = staying.iter().chain(candidates).copied().collect();
+    if wanted.len().is_multiple_of(2) {
+        // The last to come waits as a learner; the leader never steps aside for this.
+        let extra = wanted.iter().rposition(|id| *id != seen.leader)?;
+        wanted.remove(extra);
+    }
+    let wanted: BTreeSet<u64> = wanted.into_iter().collect();
+    if wanted != seen.voters && !wanted.is_empty() {
+        return Some(Step::SetVoters(wanted));
+    }
+    let gone: BTreeSet<u64> = seen.learners.difference(&seen.present).copied().collect();
+    (!gone.is_empty()).then_some(Step::Forget(gone))
+}
+
+impl Reconciler {
+    pub(crate) fn new(raft: Raft, consensus: Consensus) -> Self {
+        Self {
+            raft,
+            consensus,
+            leading_since: None,
+        }
+    }
+
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let mut state = self.consensus.state();
+        while !shutdown.is_requested() {
+            if self.consensus.leadership().borrow().is_leader {
+                self.leading_since.get_or_insert_with(Instant::now);
+                self.declare().await;
+                self.step().await;
+            } else {
+                self.leading_since = None;
+            }
+            tokio::select! {
+                () = shutdown.requested() => return,
+                changed = state.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+        }
+    }
+
+    /// Declares nodes dead that do not acknowledge, and alive that do again.
+    async fn declare(&self) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let heartbeats = metrics.heartbeat.unwrap_or_default();
+        let leading = self.leading_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let state = self.consensus.state().borrow().clone();
+        for node in state.nodes().values() {
+            let silence = match heartbeats.get(&node.id.0) {
+                _ if node.id == self.consensus.me() => Some(Duration::ZERO),
+                Some(Some(acked)) => Some(acked.elapsed()),
+                Some(None) => Some(leading),
+                None => None,
+            };
+            // What a member did before this leader's time does not count against it.
+            let Some(silence) = silence.map(|silence| silence.min(leading)) else {
+                continue;
+            };
+            let alive = silence < DEAD_AFTER;
+            let certain = !alive || heartbeats.get(&node.id.0).is_none_or(Option::is_some);
+            if alive != node.alive && certain {
+                tracing::info!(node = %node.id, name = node.name, alive, "node declared");
+                let command = Command::DeclareNode {
+                    node: NodeId(node.id.0),
+                    alive,
+                };
+                if let Err(error) = self.consensus.propose(command).await {
+                    tracing::warn!(%error, "a node's life could not be declared");
+                }
+            }
+        }
+    }
+
+    async fn step(&self) {
+        let Some(step) = plan(&self.observe()) else { return };
+        tracing::info!(?step, "membership changes");
+        let outcome = tokio::time::timeout(STEP_TIMEOUT, self.carry_out(step)).await;
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error, "membership step failed; it is tried again"),
+            Err(_) => tracing::warn!("membership step took too long; it is tried again"),
+        }
+    }
+
+    fn observe(&self) -> Observed {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let replication = metrics.replication.unwrap_or_default();
+        let near = |matched: Option<u64>| matched.is_some_and(|index| index + CAUGHT_UP_ENTRIES >= last);
+        Observed {
+            present: self.consensus.state().borrow().nodes().keys().map(|id| id.0).collect(),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            caught_up: replication
+                .into_iter()
+                .filter(|(_, matched)| near(matched.as_ref().map(|log_id| log_id.index)))
+                .map(|(id, _)| id)
+                .collect(),
+            leader: metrics.id,
+        }
+    }
+
+    async fn carry_out(&self, step: Step) -> Result<(), String> {
+        let changed = match step {
+            Step::AddLearner(id) => {
+                let state = self.consensus.state().borrow().clone();
+                let node = state.nodes().get(&NodeId(id)).ok_or("it has left meanwhile")?;
+                let node = BasicNode::new(format!("{}:{}", node.address, node.ports.peer));
+                self.raft.add_learner(id, node, false).await
+            }
+            Step::SetVoters(voters) => self.raft.change_membership(voters, true).await,
+            Step::Forget(gone) => {
+                self.raft
+                    .change_membership(ChangeMembers::RemoveNodes(gone), true)
+                    .await
+            }
+        };
+        changed.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(present: &[u64], voters: &[u64], learners: &[u64], caught_up: &[u64]) -> Observed {
+        let set = |ids: &[u64]| ids.iter().copied().collect();
+        Observed {
+            present: set(present),
+            voters: set(voters),
+            learners: set(learners),
+            caught_up: set(caught_up),
+            leader: 1,
+        }
+    }
+
+    fn voters(ids: &[u64]) -> Option<Step> {
+        Some(Step::SetVoters(ids.iter().copied().collect()))
+    }
+
+    #[test]
+    fn one_voter_becomes_three_at_once_and_never_two() {
+        assert_eq!(plan(&seen(&[1, 2], &[1], &[], &[])), Some(Step::AddLearner(2)));
+        assert_eq!(plan(&seen(&[1, 2], &[1], &[2], &[2])), None);
+        assert_eq!(plan(&seen(&[1, 2, 3], &[1], &[2, 3], &[2])), None);
+        assert_eq!(plan(&seen(&[1, 2, 3], &[1], &[2, 3], &[2, 3])), voters(&[1, 2, 3]));
+    }
+
+    #[test]
+    fn a_fourth_node_waits_until_it_is_needed() {
+        assert_eq!(plan(&seen(&[1, 2, 3, 4], &[1, 2, 3], &[4], &[2, 3, 4])), None);
+        assert_eq!(
+            plan(&seen(&[1, 2, 4], &[1, 2, 3], &[4], &[2, 3, 4])),
+            voters(&[1, 2, 4])
+        );
+    }
+
+    #[test]
+    fn a_removed_node_leaves() {
+        assert_eq!(plan(&seen(&[1, 2], &[1, 2, 3], &[], &[2, 3])), voters(&[1]));
+        let step = plan(&seen(&[1, 2], &[1], &[2, 3], &[2]));
+        assert_eq!(step, Some(Step::Forget(BTreeSet::from([3]))));
+    }
+
+    #[test]
+    fn nothing_to_do_is_nothing() {
+        assert_eq!(plan(&seen(&[1, 2, 3], &[1, 2, 3], &[], &[2, 3])), None);
+        assert_eq!(
+            plan(&Observed {
+                leader: 1,
+                ..seen(&[1], &[1], &[], &[])
+            }),
+            None
+        );
+    }
+}

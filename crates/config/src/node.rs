@@ -1,0 +1,162 @@
+//! The tree.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that one node is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Who the node is.
+    pub node: NodeSection,
+    /// Everything that the node keeps lies below this folder.
+    pub data_dir: PathBuf,
+    /// Where it listens.
+    #[serde(default)]
+    pub ports: Ports,
+    /// Accounts of the supervised servers, used when the manager runs as root.
+    #[serde(default)]
+    pub accounts: Accounts,
+    /// How fast the loss of the leader is noticed.
+    #[serde(default)]
+    pub election: Election,
+    /// How workflows run.
+    #[serde(default)]
+    pub workflows: Workflows,
+    /// What `GET /status` answers on a node that does not lead.
+    #[serde(default)]
+    pub status_contract: StatusContract,
+    /// Folder of PostgreSQL's programs; found by version below `/usr/lib/postgresql` when absent.
+    #[serde(default)]
+    pub postgres_bin_dir: Option<PathBuf>,
+    /// Log filter, such as `info,conclave_postgres=debug`.
+    #[serde(default = "default_log")]
+    pub log: String,
+}
+
+/// Who the node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSection {
+    /// Unique in the cluster: letters, digits and dashes.
+    pub name: String,
+    /// The IP address that it listens on and is reached at.
+    pub address: std::net::IpAddr,
+}
+
+/// Ports, all on the node's address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ports {
+    /// REST over HTTPS.
+    pub rest: u16,
+    /// Plain HTTP that only redirects to `rest`; absent: none.
+    pub redirect: Option<u16>,
+    /// REST for agents and the file server.
+    pub internal: u16,
+    /// AMQPS.
+    pub broker: u16,
+    /// Erlang's port mapper for this node's broker alone.
+    pub broker_epmd: u16,
+    /// Erlang distribution of this node's broker.
+    pub broker_distribution: u16,
+    /// The proxy that leads to the current primary.
+    pub database_proxy: u16,
+    /// The relay of this node's PostgreSQL.
+    pub database: u16,
+    /// gRPC between nodes.
+    pub peer: u16,
+    /// Cluster status API.
+    pub status: u16,
+    /// File contents.
+    pub files: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            rest: 443,
+            redirect: None,
+            internal: 53333,
+            broker: 5671,
+            broker_epmd: 4369,
+            broker_distribution: 25672,
+            database_proxy: 5432,
+            database: 15432,
+            peer: 8300,
+            status: 8500,
+            files: 22000,
+        }
+    }
+}
+
+/// Accounts of the supervised servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Accounts {
+    /// PostgreSQL's.
+    pub postgres: String,
+    /// RabbitMQ's.
+    pub rabbitmq: String,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self {
+            postgres: "postgres".into(),
+            rabbitmq: "rabbitmq".into(),
+        }
+    }
+}
+
+/// Raft's timers, as profiles whose values were measured together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Election {
+    /// Heartbeat 50 ms, election 150–300 ms.
+    #[default]
+    Lan,
+    /// Heartbeat 100 ms, election 300–600 ms: for busy machines and slow disks.
+    Cautious,
+}
+
+/// How workflows run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workflows {
+    /// How often a failed operation is tried again; -1 is without end.
+    pub task_retries: i64,
+    /// Seconds between the tries.
+    pub task_retry_interval: f64,
+    /// How often a node instance's failed lifecycle is run again.
+    pub subgraph_retries: i64,
+    /// How many central operations run at once on this node.
+    pub concurrent_operations: usize,
+}
+
+impl Default for Workflows {
+    fn default() -> Self {
+        Self {
+            task_retries: 60,
+            task_retry_interval: 15.0,
+            subgraph_retries: 0,
+            concurrent_operations: 16,
+        }
+    }
+}
+
+/// What `GET /status` answers on a node that does not lead (spec/rest-api.md, section 12.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StatusContract {
+    /// 200 on every node that can serve.
+    #[default]
+    AnyNode,
+    /// 400 on all but the leader, as load balancers of the 4.x managers expect.
+    ActiveOnly,
+}
+
+fn default_log() -> String {
+    "info".into()
+}

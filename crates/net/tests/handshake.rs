@@ -1,0 +1,135 @@
+//! Who may talk to whom: real connections on free ports.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use conclave_net::{
+    CertificateAuthority, ClusterKey, HttpsClient, NodeIdentity, PeerConnector, PeerIdentity, ServerTls, accept_peers,
+    bind, new_key_and_request, serve,
+};
+use conclave_runtime::Tasks;
+use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn identity(authority: &CertificateAuthority, cluster_id: &str, node_id: u64) -> NodeIdentity {
+    let name = format!("node{node_id}");
+    let (key_pem, request) = new_key_and_request(&name).unwrap();
+    let certificate_pem = authority
+        .sign(&request, cluster_id, node_id, &name, "127.0.0.1")
+        .unwrap();
+    NodeIdentity {
+        cluster_id: cluster_id.into(),
+        node_id,
+        name,
+        ca_certificate_pem: authority.certificate_pem().into(),
+        certificate_pem,
+        key_pem,
+        cluster_key: ClusterKey::from_bytes(&[1; 32]).unwrap(),
+    }
+}
+
+/// Listens as a node and answers each peer with its number.
+async fn listen(tasks: &Tasks, identity: &NodeIdentity) -> SocketAddr {
+    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = ServerTls::for_peers(identity).unwrap();
+    accept_peers(
+        tasks,
+        "test",
+        listener,
+        tls,
+        |mut stream, peer: PeerIdentity| async move {
+            stream.write_all(&[peer.node_id as u8]).await.unwrap();
+            stream.shutdown().await.unwrap();
+        },
+    );
+    address
+}
+
+async fn greet(client: &NodeIdentity, server_id: u64, address: SocketAddr) -> Result<u8, String> {
+    let connector = PeerConnector::new(client).unwrap();
+    let mut stream = connector
+        .connect(server_id, "127.0.0.1", address.port())
+        .await
+        .map_err(|error| error.to_string())?;
+    // In TLS 1.3 the server's refusal arrives with the first read.
+    stream.read_u8().await.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn nodes_of_one_cluster_know_each_other() {
+    let authority = CertificateAuthority::create("c1").unwrap();
+    let (one, two) = (identity(&authority, "c1", 1), identity(&authority, "c1", 2));
+    let tasks = Tasks::new("test");
+    let address = listen(&tasks, &one).await;
+    assert_eq!(greet(&two, 1, address).await, Ok(2));
+    let error = greet(&two, 3, address).await.unwrap_err();
+    assert!(
+        error.contains("node-3.c1"),
+        "a node that is not the one called must be noticed: {error}"
+    );
+    tasks.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn certificates_of_another_authority_are_refused() {
+    let (ours, theirs) = (
+        CertificateAuthority::create("c1").unwrap(),
+        CertificateAuthority::create("c1").unwrap(),
+    );
+    let server = identity(&ours, "c1", 1);
+    let mut stranger = identity(&theirs, "c1", 2);
+    // The stranger trusts us, so that the refusal is the server's.
+    stranger.ca_certificate_pem = server.ca_certificate_pem.clone();
+    let tasks = Tasks::new("test");
+    let address = listen(&tasks, &server).await;
+    assert!(greet(&stranger, 1, address).await.is_err());
+    tasks.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn an_identity_survives_the_disk() {
+    let authority = CertificateAuthority::create("c1").unwrap();
+    let made = identity(&authority, "c1", 7);
+    let dir = tempfile::tempdir().unwrap();
+    assert!(!NodeIdentity::exists(dir.path()));
+    made.store(dir.path()).unwrap();
+    let read = NodeIdentity::load(dir.path()).unwrap();
+    assert_eq!((read.node_id, &read.certificate_pem), (7, &made.certificate_pem));
+    assert_eq!(read.cluster_key, made.cluster_key);
+    let reloaded = CertificateAuthority::load(authority.certificate_pem(), &authority.key_pem()).unwrap();
+    let again = identity(&reloaded, "c1", 8);
+    let tasks = Tasks::new("test");
+    let address = listen(&tasks, &read).await;
+    assert_eq!(greet(&again, 7, address).await, Ok(8));
+    tasks.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn users_verify_the_server_and_are_served() {
+    let authority = CertificateAuthority::create("c1").unwrap();
+    let server = identity(&authority, "c1", 1);
+    let tasks = Tasks::new("test");
+    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().route("/hello", axum::routing::get(|| async { "hello" }));
+    serve(&tasks, "test", listener, ServerTls::for_users(&server).unwrap(), router);
+    let request = || {
+        http::Request::get(format!("https://{address}/hello"))
+            .body(Full::new(Bytes::new()))
+            .unwrap()
+    };
+    let client = HttpsClient::trusting(&server.ca_certificate_pem).unwrap();
+    let answer = client.send(request(), Duration::from_secs(5)).await.unwrap();
+    assert_eq!((answer.status, answer.body.as_ref()), (200, b"hello".as_slice()));
+    let other = CertificateAuthority::create("c1").unwrap();
+    let distrustful = HttpsClient::trusting(other.certificate_pem()).unwrap();
+    let error = distrustful
+        .send(request(), Duration::from_secs(5))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("certificate"), "{error}");
+    tasks.stop(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,3 @@
+#!/bin/bash
+set -euo pipefail
+ctx logger info "a page that says '$(ctx node properties text)'"
