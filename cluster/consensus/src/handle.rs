@@ -10,6 +10,7 @@ use conclave_proto::consensus::membership_client::MembershipClient;
 use conclave_proto::consensus::{Frame, ReadIndexRequest, ReportRequest};
 use conclave_runtime::{Backoff, clock};
 use openraft::ReadPolicy;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -162,9 +163,13 @@ impl Consensus {
         Ok(Arc::clone(&self.state.borrow()))
     }
 
-    /// The members that vote, as this node knows.
-    pub fn voters(&self) -> BTreeSet<NodeId> {
-        self.raft.voter_ids().map(NodeId).collect()
+    /// The members that vote, as this node knows; `None` while a change of them is under way, when the loss of an old or
+    /// a new member can stop the group (joint consensus; Raft dissertation, section 4.3).
+    pub fn voters(&self) -> Option<BTreeSet<NodeId>> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let settled = membership.get_joint_config().len() == 1;
+        settled.then(|| membership.voter_ids().map(NodeId).collect())
     }
 
     /// This node.

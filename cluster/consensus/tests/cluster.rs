@@ -153,10 +153,6 @@ fn joining(root: &std::path::Path, member: &Node, name: &str, token: &str) -> Re
 
 #[test]
 fn a_cluster_grows_survives_its_leader_and_takes_it_back() {
-    tracing_subscriber::fmt()
-        .with_env_filter("info,openraft=debug")
-        .with_writer(std::io::stderr)
-        .init();
     let root = tempfile::tempdir().unwrap();
     let mut one = founded(root.path());
     let lifetime = Duration::from_secs(60);
@@ -166,8 +162,8 @@ fn a_cluster_grows_survives_its_leader_and_takes_it_back() {
         wait("a first leader", || node.consensus.leadership().borrow().has_quorum);
         node.put(key).unwrap();
     }
-    let voters = |node: &Node| node.consensus.voters();
-    wait("three voters", || voters(&one).len() == 3);
+    let settled_on_three = |node: &Node| node.consensus.voters().is_some_and(|voters| voters.len() == 3);
+    wait("three voters", || [&one, &two, &three].into_iter().all(settled_on_three));
     let seen = two.block_on(two.consensus.linearizable()).unwrap();
     assert!(["a", "b", "c"].iter().all(|key| seen.settings().contains_key(*key)));
     assert_eq!(two.block_on(two.consensus.report_of(NodeId(1))).unwrap()["node"], 1);
