@@ -1,4 +1,9 @@
 //! The PostgreSQL rule: who is primary, in which epoch, on which timeline, and who acknowledges.
+//!
+//! A rule is changed in steps, each a command: an epoch is claimed, then (for a failover) a candidate is chosen and a
+//! timeline allocated for it, then the rule is committed. Epochs and timelines only grow and are never used twice; a
+//! command that carries an epoch other than the claimed one changes nothing. What happens between the steps is the
+//! coordinator's business (`cluster/postgres`).
 
 use std::collections::BTreeSet;
 
@@ -10,6 +15,28 @@ use crate::NodeId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Lsn(pub u64);
+
+/// The text is no LSN.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no LSN; one looks like 16/B374D848")]
+pub struct MalformedLsn(pub String);
+
+impl std::fmt::Display for Lsn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+impl std::str::FromStr for Lsn {
+    type Err = MalformedLsn;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let malformed = || MalformedLsn(text.to_owned());
+        let (high, low) = text.split_once('/').ok_or_else(malformed)?;
+        let part = |part: &str| u32::from_str_radix(part, 16).map(u64::from).map_err(|_| malformed());
+        Ok(Self(part(high)? << 32 | part(low)?))
+    }
+}
 
 /// Who is primary and what a commit needs. In force from the moment that it is committed in Raft.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,43 +55,442 @@ pub struct Rule {
     pub switch_lsn: Lsn,
 }
 
+impl Rule {
+    /// How many standbys of a cohort of `size` acknowledge a commit, so that it is on a majority with the primary.
+    pub fn acks_of(size: usize) -> u32 {
+        u32::try_from(size / 2).unwrap_or(u32::MAX)
+    }
+
+    /// How many members of the cohort are a majority: as many hold every acknowledged commit in at least one place.
+    pub fn majority(&self) -> usize {
+        self.cohort.len() / 2 + 1
+    }
+}
+
+/// What a change of the rule is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeKind {
+    /// Another primary, with the same cohort.
+    Failover,
+    /// Another cohort, with the same primary.
+    Cohort(BTreeSet<NodeId>),
+}
+
+/// Who is to become primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The node.
+    pub node: NodeId,
+    /// The timeline that it is to start.
+    pub timeline: u32,
+    /// The timeline that it leaves.
+    pub parent: u32,
+    /// Where it leaves it, as far as was known when it was chosen.
+    pub switch_lsn: Lsn,
+}
+
+/// A change of the rule that has been claimed and not committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleChange {
+    /// The epoch that it will have.
+    pub epoch: u64,
+    /// What it is for.
+    pub kind: ChangeKind,
+    /// Failover: who was chosen, once the majority has pledged.
+    pub candidate: Option<Candidate>,
+}
+
+/// A switch from one timeline to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineSwitch {
+    /// The new timeline.
+    pub timeline: u32,
+    /// The old one.
+    pub parent: u32,
+    /// Where it branched off.
+    pub switch_lsn: Lsn,
+    /// The epoch that it happened in.
+    pub epoch: u64,
+    /// Who started it.
+    pub primary: NodeId,
+}
+
 /// The replicated facts about the database.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabaseState {
+    /// PostgreSQL's system identifier: a data directory with another one never joins.
+    pub system_id: Option<String>,
     /// The rule in force.
     pub rule: Option<Rule>,
+    /// The change that has been claimed, if one is under way.
+    pub change: Option<RuleChange>,
+    /// The highest epoch ever claimed.
+    pub last_epoch: u64,
+    /// The highest timeline ever allocated.
+    pub last_timeline: u32,
+    /// The switches of committed rules, oldest first; the last [`HISTORY_KEPT`].
+    pub history: Vec<TimelineSwitch>,
 }
 
-/// A change of the rule.
+/// How many timeline switches are remembered. A node that missed more is cloned anew.
+pub const HISTORY_KEPT: usize = 1000;
+
+/// A step of a change of the rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DatabaseCommand {
-    /// Puts a rule in force.
-    Commit(Rule),
+    /// The first rule: a cohort of one.
+    Bootstrap {
+        /// The founding primary.
+        primary: NodeId,
+        /// Its system identifier.
+        system_id: String,
+    },
+    /// Claims the next epoch for a change. It takes the place of a change that was under way.
+    Claim {
+        /// Must be the highest claimed epoch plus one.
+        epoch: u64,
+        /// What for.
+        kind: ChangeKind,
+    },
+    /// Settles who is promoted and allocates the timeline.
+    Choose {
+        /// The claimed epoch.
+        epoch: u64,
+        /// The most advanced of the pledged.
+        node: NodeId,
+        /// Its timeline.
+        parent: u32,
+        /// Its position.
+        at: Lsn,
+    },
+    /// Puts the changed rule in force.
+    Commit {
+        /// The claimed epoch.
+        epoch: u64,
+        /// Failover: where the new timeline really left its parent.
+        switch_lsn: Option<Lsn>,
+    },
 }
 
 /// Why a change of the rule was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum DatabaseRefusal {
-    /// A newer epoch has been claimed meanwhile.
-    #[error("epoch {given} is not newer than {known}")]
+    /// A second bootstrap.
+    #[error("the database has been bootstrapped already")]
+    AlreadyBootstrapped,
+    /// A change before the bootstrap.
+    #[error("the database has not been bootstrapped yet")]
+    NotBootstrapped,
+    /// Somebody else claimed an epoch meanwhile.
+    #[error("epoch {given} does not fit: the highest claimed one is {known}")]
     Superseded {
         /// What the command carried.
         given: u64,
-        /// The highest known.
+        /// The highest claimed.
         known: u64,
+    },
+    /// The step does not belong to the kind of change, or comes too early.
+    #[error("step {step} does not fit the change that is under way in epoch {epoch}")]
+    OutOfOrder {
+        /// Which step.
+        step: String,
+        /// The claimed epoch.
+        epoch: u64,
     },
 }
 
 impl DatabaseState {
-    /// Applies one change.
+    /// Applies one step.
     ///
     /// # Errors
-    /// When the change does not fit the state; nothing is changed then.
+    /// When the step does not fit the state; nothing is changed then.
     pub fn apply(&mut self, command: DatabaseCommand) -> Result<(), DatabaseRefusal> {
         match command {
-            DatabaseCommand::Commit(rule) => {
-                self.rule = Some(rule);
-                Ok(())
+            DatabaseCommand::Bootstrap { primary, system_id } => self.bootstrap(primary, system_id),
+            DatabaseCommand::Claim { epoch, kind } => self.claim(epoch, kind),
+            DatabaseCommand::Choose {
+                epoch,
+                node,
+                parent,
+                at,
+            } => self.choose(epoch, node, parent, at),
+            DatabaseCommand::Commit { epoch, switch_lsn } => self.commit(epoch, switch_lsn),
+        }
+    }
+
+    fn bootstrap(&mut self, primary: NodeId, system_id: String) -> Result<(), DatabaseRefusal> {
+        if self.rule.is_some() {
+            return Err(DatabaseRefusal::AlreadyBootstrapped);
+        }
+        let cohort = BTreeSet::from([primary]);
+        self.rule = Some(Rule {
+            epoch: 1,
+            primary,
+            cohort,
+            acks: 0,
+            timeline: 1,
+            switch_lsn: Lsn(0),
+        });
+        self.system_id = Some(system_id);
+        self.last_epoch = 1;
+        self.last_timeline = 1;
+        Ok(())
+    }
+
+    fn claim(&mut self, epoch: u64, kind: ChangeKind) -> Result<(), DatabaseRefusal> {
+        if self.rule.is_none() {
+            return Err(DatabaseRefusal::NotBootstrapped);
+        }
+        if epoch != self.last_epoch + 1 {
+            return Err(DatabaseRefusal::Superseded {
+                given: epoch,
+                known: self.last_epoch,
+            });
+        }
+        self.last_epoch = epoch;
+        self.change = Some(RuleChange {
+            epoch,
+            kind,
+            candidate: None,
+        });
+        Ok(())
+    }
+
+    fn claimed(&mut self, epoch: u64) -> Result<&mut RuleChange, DatabaseRefusal> {
+        let known = self.last_epoch;
+        let superseded = DatabaseRefusal::Superseded { given: epoch, known };
+        self.change
+            .as_mut()
+            .filter(|change| change.epoch == epoch)
+            .ok_or(superseded)
+    }
+
+    fn choose(&mut self, epoch: u64, node: NodeId, parent: u32, at: Lsn) -> Result<(), DatabaseRefusal> {
+        let timeline = self.last_timeline + 1;
+        let change = self.claimed(epoch)?;
+        if change.kind != ChangeKind::Failover || change.candidate.is_some() {
+            return Err(DatabaseRefusal::OutOfOrder {
+                step: "choose".into(),
+                epoch,
+            });
+        }
+        change.candidate = Some(Candidate {
+            node,
+            timeline,
+            parent,
+            switch_lsn: at,
+        });
+        self.last_timeline = timeline;
+        Ok(())
+    }
+
+    fn commit(&mut self, epoch: u64, switch_lsn: Option<Lsn>) -> Result<(), DatabaseRefusal> {
+        let change = self.claimed(epoch)?.clone();
+        let out_of_order = || DatabaseRefusal::OutOfOrder {
+            step: "commit".into(),
+            epoch,
+        };
+        let rule = self.rule.as_mut().ok_or(DatabaseRefusal::NotBootstrapped)?;
+        match change.kind {
+            ChangeKind::Cohort(cohort) => {
+                rule.acks = Rule::acks_of(cohort.len());
+                rule.cohort = cohort;
+            }
+            ChangeKind::Failover => {
+                let candidate = change.candidate.ok_or_else(out_of_order)?;
+                let switch_lsn = switch_lsn.unwrap_or(candidate.switch_lsn);
+                rule.primary = candidate.node;
+                rule.timeline = candidate.timeline;
+                rule.switch_lsn = switch_lsn;
+                self.history.push(TimelineSwitch {
+                    timeline: candidate.timeline,
+                    parent: candidate.parent,
+                    switch_lsn,
+                    epoch,
+                    primary: candidate.node,
+                });
+                let surplus = self.history.len().saturating_sub(HISTORY_KEPT);
+                self.history.drain(..surplus);
+            }
+        }
+        rule.epoch = epoch;
+        self.change = None;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bootstrapped() -> DatabaseState {
+        let mut state = DatabaseState::default();
+        state
+            .apply(DatabaseCommand::Bootstrap {
+                primary: NodeId(1),
+                system_id: "7".into(),
+            })
+            .unwrap();
+        state
+    }
+
+    #[test]
+    fn lsns_read_as_postgres_shows_them() {
+        assert_eq!("16/B374D848".parse(), Ok(Lsn(0x16_B374_D848)));
+        assert_eq!(Lsn(0x16_B374_D848).to_string(), "16/B374D848");
+        assert!("16B374D848".parse::<Lsn>().is_err());
+        assert!("1/123456789".parse::<Lsn>().is_err());
+    }
+
+    #[test]
+    fn a_failover_goes_claim_choose_commit() {
+        let mut state = bootstrapped();
+        let cohort = BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]);
+        state
+            .apply(DatabaseCommand::Claim {
+                epoch: 2,
+                kind: ChangeKind::Cohort(cohort.clone()),
+            })
+            .unwrap();
+        state
+            .apply(DatabaseCommand::Commit {
+                epoch: 2,
+                switch_lsn: None,
+            })
+            .unwrap();
+        assert_eq!(state.rule.as_ref().map(|rule| (rule.acks, rule.epoch)), Some((1, 2)));
+        state
+            .apply(DatabaseCommand::Claim {
+                epoch: 3,
+                kind: ChangeKind::Failover,
+            })
+            .unwrap();
+        assert!(
+            state
+                .apply(DatabaseCommand::Commit {
+                    epoch: 3,
+                    switch_lsn: None
+                })
+                .is_err()
+        );
+        state
+            .apply(DatabaseCommand::Choose {
+                epoch: 3,
+                node: NodeId(2),
+                parent: 1,
+                at: Lsn(5),
+            })
+            .unwrap();
+        state
+            .apply(DatabaseCommand::Commit {
+                epoch: 3,
+                switch_lsn: Some(Lsn(6)),
+            })
+            .unwrap();
+        let rule = state.rule.clone().unwrap();
+        assert_eq!(
+            (rule.primary, rule.timeline, rule.switch_lsn, rule.cohort),
+            (NodeId(2), 2, Lsn(6), cohort)
+        );
+        assert_eq!(state.history.len(), 1);
+    }
+
+    #[test]
+    fn an_abandoned_promotion_leaves_its_timeline_unused() {
+        let mut state = bootstrapped();
+        state
+            .apply(DatabaseCommand::Claim {
+                epoch: 2,
+                kind: ChangeKind::Failover,
+            })
+            .unwrap();
+        state
+            .apply(DatabaseCommand::Choose {
+                epoch: 2,
+                node: NodeId(2),
+                parent: 1,
+                at: Lsn(5),
+            })
+            .unwrap();
+        state
+            .apply(DatabaseCommand::Claim {
+                epoch: 3,
+                kind: ChangeKind::Failover,
+            })
+            .unwrap();
+        assert!(
+            state
+                .apply(DatabaseCommand::Commit {
+                    epoch: 2,
+                    switch_lsn: None
+                })
+                .is_err()
+        );
+        state
+            .apply(DatabaseCommand::Choose {
+                epoch: 3,
+                node: NodeId(3),
+                parent: 1,
+                at: Lsn(5),
+            })
+            .unwrap();
+        let timeline = state
+            .change
+            .and_then(|change| change.candidate)
+            .map(|candidate| candidate.timeline);
+        assert_eq!(timeline, Some(3));
+    }
+
+    fn commands() -> impl Strategy<Value = DatabaseCommand> {
+        let node = (1..4u64).prop_map(NodeId);
+        prop_oneof![
+            (node.clone()).prop_map(|primary| DatabaseCommand::Bootstrap {
+                primary,
+                system_id: "7".into()
+            }),
+            (1..12u64, prop::collection::btree_set(node.clone(), 1..4), any::<bool>()).prop_map(
+                |(epoch, cohort, fail)| {
+                    let kind = if fail {
+                        ChangeKind::Failover
+                    } else {
+                        ChangeKind::Cohort(cohort)
+                    };
+                    DatabaseCommand::Claim { epoch, kind }
+                }
+            ),
+            (1..12u64, node, 1..5u32).prop_map(|(epoch, node, parent)| DatabaseCommand::Choose {
+                epoch,
+                node,
+                parent,
+                at: Lsn(9)
+            }),
+            (1..12u64).prop_map(|epoch| DatabaseCommand::Commit {
+                epoch,
+                switch_lsn: None
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn epochs_and_timelines_only_grow(commands in prop::collection::vec(commands(), 0..60)) {
+            let mut state = DatabaseState::default();
+            let mut timelines = BTreeSet::new();
+            for command in commands {
+                let before = state.clone();
+                if state.apply(command).is_err() {
+                    prop_assert_eq!(&state, &before, "a refused step changes nothing");
+                    continue;
+                }
+                prop_assert!(state.last_epoch >= before.last_epoch);
+                let epoch = |state: &DatabaseState| state.rule.as_ref().map(|rule| rule.epoch);
+                prop_assert!(epoch(&state) >= epoch(&before));
+                if state.history.len() > before.history.len() {
+                    let switch = state.history.last().cloned().unwrap();
+                    prop_assert!(timelines.insert(switch.timeline), "a timeline was used twice");
+                }
             }
         }
     }

@@ -135,7 +135,7 @@ impl Routes {
     /// Adds services of other crates. They are open to present members alone, as Raft's are.
     #[must_use]
     pub fn merge(mut self, other: axum::Router) -> Self {
-        self.router = self.router.merge(other);
+        self.router = self.router.merge(other.reset_fallback());
         self
     }
 

@@ -1,1 +1,177 @@
-//! Placeholder.
+//! One PostgreSQL per node, driven by consensus.
+//!
+//! The rule in force (who is primary, in which epoch, on which timeline, who acknowledges) lives in Raft
+//! ([`conclave_catalog::database`]). The [`coordinator`] on the Raft leader changes it; the driver on each node brings the
+//! local server to what it says; the network layer in this process is the only way in and out of the server.
+//!
+//! This crate knows nothing of what the databases hold, and of Raft only that commands are committed and states applied.
+//! Sources: `spec/postgres-ha.md`; the design, section 5.
+
+pub mod coordinator;
+mod driver;
+mod error;
+mod network;
+mod service;
+mod shell;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use conclave_consensus::Consensus;
+use conclave_net::{NodeIdentity, PeerConnector, ServerTls};
+use conclave_runtime::account::Account;
+use conclave_runtime::{Shutdown, Tasks};
+use coordinator::{Observation, Role};
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use driver::{Driver, DriverOptions};
+use network::Network;
+use service::Drivers;
+use shell::Shell;
+
+pub use error::DatabaseError;
+
+const CONFIRM_RETRY: Duration = Duration::from_millis(20);
+
+/// The superuser that owns the manager's database.
+pub const USER: &str = "conclave";
+/// The manager's database.
+pub const DATABASE: &str = "conclave";
+
+/// The password of [`USER`], the same on every node and stored on none.
+pub fn password(identity: &NodeIdentity) -> String {
+    identity.cluster_key.derive("postgres/conclave")
+}
+
+/// What this node's database needs.
+pub struct DatabaseOptions {
+    /// The node's data directory; PostgreSQL's is `postgres/data` in it.
+    pub data_dir: PathBuf,
+    /// PostgreSQL's programs; the newest installed version when absent.
+    pub bin_dir: Option<PathBuf>,
+    /// Who the server runs as.
+    pub account: Account,
+    /// Who the node is.
+    pub identity: NodeIdentity,
+    /// Bound to the node's address: clients of this machine come here.
+    pub proxy: TcpListener,
+    /// Bound to the node's address: peers come here.
+    pub relay: TcpListener,
+}
+
+/// Waits until this node has seen all that was committed before its start.
+async fn confirm_rule(consensus: Consensus, driver: Driver, shutdown: Shutdown) {
+    while consensus.linearizable().await.is_err() {
+        if !shutdown.sleep(CONFIRM_RETRY).await {
+            return;
+        }
+    }
+    driver.confirm();
+}
+
+/// This node's part of the database. Cheap to clone.
+#[derive(Clone)]
+pub struct Database {
+    driver: Driver,
+    consensus: Consensus,
+}
+
+/// What the status API shows.
+#[derive(Debug, Clone, Serialize)]
+pub struct DatabaseStatus {
+    /// Whether it does what the rule in force asks of this node.
+    pub healthy: bool,
+    /// Why not.
+    pub cause: Option<String>,
+    /// What the rule in force asks of this node: `primary` or `standby`.
+    pub wanted: Option<&'static str>,
+    /// What the driver sees.
+    #[serde(flatten)]
+    pub observation: Observation,
+}
+
+impl Database {
+    /// Starts driver, network and coordinator. The second value is to be served on port 8300.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed or the folders cannot be prepared.
+    pub fn start(
+        options: DatabaseOptions,
+        consensus: &Consensus,
+        tasks: &Tasks,
+    ) -> Result<(Self, axum::Router), DatabaseError> {
+        let driver_options = DriverOptions {
+            me: consensus.me(),
+            node_name: options.identity.name.clone(),
+            data_dir: options.data_dir,
+            bin_dir: options.bin_dir,
+            account: options.account,
+            password: password(&options.identity),
+            replication_password: options.identity.cluster_key.derive("postgres/conclave_replication"),
+        };
+        let (driver, layout) = Driver::start(driver_options, consensus.state(), tasks)?;
+        let network = Network {
+            consensus: consensus.clone(),
+            driver: driver.clone(),
+            layout,
+            connector: PeerConnector::new(&options.identity)?,
+            tls: ServerTls::for_peers(&options.identity)?,
+        };
+        network.start(options.proxy, options.relay, tasks)?;
+        let drivers = Drivers {
+            consensus: consensus.clone(),
+            own: driver.clone(),
+        };
+        tasks.spawn("database coordinator", Shell::new(drivers).run(tasks.shutdown()));
+        tasks.spawn(
+            "database rule check",
+            confirm_rule(consensus.clone(), driver.clone(), tasks.shutdown()),
+        );
+        let router = service::router(driver.clone());
+        Ok((
+            Self {
+                driver,
+                consensus: consensus.clone(),
+            },
+            router,
+        ))
+    }
+
+    /// How this node's database is doing.
+    pub fn status(&self) -> DatabaseStatus {
+        let observation = self.driver.observation().borrow().clone();
+        let state = self.consensus.state().borrow().clone();
+        let rule = state.database().rule.as_ref();
+        let trouble = self.driver.trouble().borrow().clone();
+        let is_primary = rule.map(|rule| rule.primary == self.consensus.me());
+        let wanted = is_primary.map(|primary| if primary { "primary" } else { "standby" });
+        let wrong = match (rule, is_primary) {
+            (None, _) => Some("the cluster has no database yet".to_owned()),
+            (Some(rule), Some(true)) if observation.serving < Some(rule.epoch) => {
+                Some("it is to be primary and does not serve yet".to_owned())
+            }
+            (Some(_), Some(true)) => None,
+            _ if observation.role != Role::Standby => {
+                Some(format!("it is to be a standby and is {:?}", observation.role))
+            }
+            _ if !observation.streaming => Some("it does not receive from the primary".to_owned()),
+            _ => None,
+        };
+        let outside = rule.is_some_and(|rule| !rule.cohort.contains(&self.consensus.me()));
+        let grouping = state
+            .database()
+            .change
+            .is_some()
+            .then(|| "a change of the rule is under way".to_owned());
+        let waiting = outside.then(|| "it is not in the cohort that acknowledges commits yet".to_owned());
+        let cause = wrong.map(|wrong| trouble.map_or(wrong.clone(), |trouble| format!("{wrong}: {trouble}")));
+        let cause = cause.or(grouping).or(waiting);
+        DatabaseStatus {
+            healthy: cause.is_none(),
+            cause,
+            wanted,
+            observation,
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Decides who is primary: the pure core, run by whoever leads the Raft group.
+//!
+//! [`decide`] looks at the replicated facts and at what each node's driver says, and answers with the next actions. It
+//! keeps nothing between calls: whatever a coordinator that died had begun stands in the replicated change and in the
+//! drivers' pledges, and the next leader goes on from there. Actions are idempotent and carry the epoch.
+//!
+//! Safety rests on arithmetic alone. A commit is acknowledged when the primary and `acks` standbys have flushed it, which
+//! is a majority of the cohort. A driver that has pledged to an epoch takes no more WAL from, and serves no client of, an
+//! earlier one. So once a majority has pledged, the old primary gets no commit acknowledged any more, and the most
+//! advanced of the pledged holds every commit that ever was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use conclave_catalog::NodeId;
+use conclave_catalog::database::{ChangeKind, DatabaseCommand, DatabaseState, Lsn, Rule, RuleChange};
+use serde::{Deserialize, Serialize};
+
+/// Silence of a driver that is taken for the loss of its node.
+const SILENCE_MS: u64 = 600;
+/// How long a reachable primary may be without a running database before another takes over. Zero would turn the gap
+/// between the start of a process and its first connection into a failover.
+const DOWN_MS: u64 = 300;
+/// How long a chosen candidate may take before the next attempt with another epoch.
+const PROMOTION_MS: u64 = 10_000;
+/// A standby this close to the primary may enter the cohort.
+const COHORT_LAG_BYTES: u64 = 16 << 20;
+
+/// What a node's PostgreSQL is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// No data directory.
+    Empty,
+    /// A data directory, and no running postmaster, or one that does not answer yet.
+    Down,
+    /// In recovery.
+    Standby,
+    /// Takes writes.
+    Primary,
+}
+
+/// What a driver says of its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// What its PostgreSQL is.
+    pub role: Role,
+    /// The highest epoch that it has pledged to.
+    pub pledge: u64,
+    /// Whether its WAL position stands still because nothing feeds it: a pledge counts from then on.
+    pub settled: bool,
+    /// Its timeline.
+    pub timeline: u32,
+    /// The end of its WAL.
+    pub lsn: Lsn,
+    /// Standby: whether it receives WAL.
+    pub streaming: bool,
+    /// Primary: the epoch that it serves in, proven by a marker that the quorum of that epoch has acknowledged.
+    pub serving: Option<u64>,
+    /// Where its current timeline left its parent, once promoted.
+    pub switch_lsn: Option<Lsn>,
+    /// PostgreSQL's system identifier.
+    pub system_id: Option<String>,
+}
+
+/// What the coordinator knows of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The last that its driver said.
+    pub last: Option<Observation>,
+    /// For how long it has not answered, in milliseconds; zero when it answers.
+    pub silent_ms: u64,
+    /// Whether the silence is certain to be an end: the connection was reset or refused.
+    pub gone: bool,
+    /// For how long its database has been down although it answers, in milliseconds.
+    pub down_ms: u64,
+}
+
+impl Seen {
+    fn answers(&self) -> Option<&Observation> {
+        if self.silent_ms == 0 { self.last.as_ref() } else { None }
+    }
+}
+
+/// All that a decision depends on.
+#[derive(Debug, Clone)]
+pub struct View<'a> {
+    /// The node that decides.
+    pub me: NodeId,
+    /// The replicated facts.
+    pub facts: &'a DatabaseState,
+    /// The Raft group's voters; `None` while they change.
+    pub voters: Option<&'a BTreeSet<NodeId>>,
+    /// What is known of the nodes.
+    pub nodes: &'a BTreeMap<NodeId, Seen>,
+    /// For how long the change under way has been as it is, in milliseconds.
+    pub change_age_ms: u64,
+}
+
+/// What a driver is told to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Make a new database cluster, unless there is one.
+    Initialize,
+    /// Take nothing from, and serve nobody in, any epoch before this one.
+    Pledge {
+        /// The claimed epoch.
+        epoch: u64,
+    },
+    /// Receive WAL from that node.
+    Follow {
+        /// The claimed epoch.
+        epoch: u64,
+        /// The candidate.
+        upstream: NodeId,
+    },
+    /// Become primary on a new timeline, and prove the quorum with a marker.
+    Promote {
+        /// The claimed epoch.
+        epoch: u64,
+        /// The timeline to start.
+        timeline: u32,
+        /// The cohort, this node among them.
+        cohort: BTreeSet<NodeId>,
+    },
+    /// As primary: let another cohort acknowledge, and prove it with a marker.
+    Regroup {
+        /// The claimed epoch.
+        epoch: u64,
+        /// The new cohort.
+        cohort: BTreeSet<NodeId>,
+    },
+}
+
+/// Something to carry out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Commit a step in Raft.
+    Propose(DatabaseCommand),
+    /// Send an order to a node's driver.
+    Order(NodeId, Order),
+}
+
+/// The next actions, none when everything is as it should be.
+pub fn decide(view: &View<'_>) -> Vec<Action> {
+    let Some(rule) = &view.facts.rule else {
+        return bootstrap(view);
+    };
+    match &view.facts.change {
+        None => watch(view, rule),
+        Some(change) => match &change.kind {
+            ChangeKind::Failover => failover(view, rule, change),
+            ChangeKind::Cohort(cohort) => regroup(view, rule, change, cohort),
+        },
+    }
+}
+
+fn observation<'a>(view: &View<'a>, node: NodeId) -> Option<&'a Observation> {
+    view.nodes.get(&node).and_then(Seen::answers)
+}
+
+/// The founding node initializes; its system identifier makes the first rule.
+fn bootstrap(view: &View<'_>) -> Vec<Action> {
+    let Some(own) = observation(view, view.me) else {
+        return Vec::new();
+    };
+    match &own.system_id {
+        None => vec![Action::Order(view.me, Order::Initialize)],
+        Some(system_id) => vec![Action::Propose(DatabaseCommand::Bootstrap {
+            primary: view.me,
+            system_id: system_id.clone(),
+        })],
+    }
+}
+
+/// No change is under way: is one needed?
+fn watch(view: &View<'_>, rule: &Rule) -> Vec<Action> {
+    if is_lost(view, rule.primary) {
+        return claim_failover(view, rule);
+    }
+    let cohort = wanted_cohort(view, rule);
+    if cohort == rule.cohort {
+        return Vec::new();
+    }
+    claim(view, ChangeKind::Cohort(cohort))
+}
+
+fn claim(view: &View<'_>, kind: ChangeKind) -> Vec<Action> {
+    vec![Action::Propose(DatabaseCommand::Claim {
+        epoch: view.facts.last_epoch + 1,
+        kind,
+    })]
+}
+
+/// A cohort of one has nobody to fail over to: its driver restarts it in place. A larger one needs a majority that can
+/// pledge, or the claim would only stop a primary that may still serve.
+fn claim_failover(view: &View<'_>, rule: &Rule) -> Vec<Action> {
+    let able = rule.cohort.iter().filter(|id| can_be_recruited(view, **id)).count();
+    if rule.cohort.len() < 2 || able < rule.majority() {
+        return Vec::new();
+    }
+    claim(view, ChangeKind::Failover)
+}
+
+fn can_be_recruited(view: &View<'_>, node: NodeId) -> bool {
+    observation(view, node).is_some_and(|seen| seen.role == Role::Standby)
+}
+
+fn is_lost(view: &View<'_>, node: NodeId) -> bool {
+    let Some(seen) = view.nodes.get(&node) else {
+        return false;
+    };
+    seen.gone || seen.silent_ms >= SILENCE_MS || seen.down_ms >= DOWN_MS
+}
+
+/// The Raft group's voters, as far as their standbys stream and are close. Nobody leaves the cohort for being away: a
+/// majority of it stays enough, and shrinking it would only make the next loss fatal.
+fn wanted_cohort(view: &View<'_>, rule: &Rule) -> BTreeSet<NodeId> {
+    let (Some(voters), Some(primary)) = (view.voters, observation(view, rule.primary)) else {
+        return rule.cohort.clone();
+    };
+    let ready = |id: &NodeId| {
+        rule.cohort.contains(id)
+            || observation(view, *id).is_some_and(|seen| {
+                seen.role == Role::Standby
+                    && seen.streaming
+                    && primary.lsn.0.saturating_sub(seen.lsn.0) <= COHORT_LAG_BYTES
+            })
+    };
+    let wanted_by_raft = voters.contains(&rule.primary) && voters.iter().all(ready);
+    let settled = primary.serving == Some(rule.epoch);
+    if wanted_by_raft && settled {
+        voters.clone()
+    } else {
+        rule.cohort.clone()
+    }
+}
+
+fn failover(view: &View<'_>, rule: &Rule, change: &RuleChange) -> Vec<Action> {
+    let epoch = change.epoch;
+    let Some(candidate) = &change.candidate else {
+        return recruit(view, rule, epoch);
+    };
+    let chosen = observation(view, candidate.node);
+    if let Some(seen) = chosen
+        && seen.serving == Some(epoch)
+    {
+        return vec![Action::Propose(DatabaseCommand::Commit {
+            epoch,
+            switch_lsn: seen.switch_lsn,
+        })];
+    }
+    let unable = chosen.is_some_and(|seen| seen.pledge > epoch);
+    if is_lost(view, candidate.node) || unable || view.change_age_ms > PROMOTION_MS {
+        return claim(view, ChangeKind::Failover);
+    }
+    let promote = Order::Promote {
+        epoch,
+        timeline: candidate.timeline,
+        cohort: rule.cohort.clone(),
+    };
+    let follow = Order::Follow {
+        epoch,
+        upstream: candidate.node,
+    };
+    let followers = rule
+        .cohort
+        .iter()
+        .filter(|id| **id != candidate.node && observation(view, **id).is_some());
+    std::iter::once(Action::Order(candidate.node, promote))
+        .chain(followers.map(|id| Action::Order(*id, follow.clone())))
+        .collect()
+}
+
+/// Asks for pledges until a majority of the cohort has given them, then chooses the most advanced: by timeline first,
+/// because a later timeline holds what an earlier one acknowledged, then by position; ties by the lower id.
+fn recruit(view: &View<'_>, rule: &Rule, epoch: u64) -> Vec<Action> {
+    let pledged: Vec<(NodeId, &Observation)> = rule
+        .cohort
+        .iter()
+        .filter_map(|id| observation(view, *id).map(|seen| (*id, seen)))
+        .filter(|(_, seen)| seen.pledge == epoch && seen.settled && seen.role == Role::Standby)
+        .collect();
+    let best = pledged
+        .iter()
+        .max_by_key(|(id, seen)| (seen.timeline, seen.lsn, std::cmp::Reverse(*id)));
+    if let Some((node, seen)) = best
+        && pledged.len() >= rule.majority()
+    {
+        let choose = DatabaseCommand::Choose {
+            epoch,
+            node: *node,
+            parent: seen.timeline,
+            at: seen.lsn,
+        };
+        return vec![Action::Propose(choose)];
+    }
+    if rule
+        .cohort
+        .iter()
+        .any(|id| observation(view, *id).is_some_and(|seen| seen.pledge > epoch))
+    {
+        // A pledge to a later epoch than the replicated one: a claim was applied that this view does not show yet.
+        return Vec::new();
+    }
+    rule.cohort
+        .iter()
+        .filter(|id| observation(view, **id).is_some_and(|seen| seen.pledge < epoch))
+        .map(|id| Action::Order(*id, Order::Pledge { epoch }))
+        .collect()
+}
+
+fn regroup(view: &View<'_>, rule: &Rule, change: &RuleChange, cohort: &BTreeSet<NodeId>) -> Vec<Action> {
+    if is_lost(view, rule.primary) {
+        return claim_failover(view, rule);
+    }
+    match observation(view, rule.primary) {
+        Some(primary) if primary.serving == Some(change.epoch) => {
+            vec![Action::Propose(DatabaseCommand::Commit {
+                epoch: change.epoch,
+                switch_lsn: None,
+            })]
+        }
+        _ if view.change_age_ms > PROMOTION_MS => claim(view, ChangeKind::Cohort(wanted_cohort(view, rule))),
+        _ => vec![Action::Order(
+            rule.primary,
+            Order::Regroup {
+                epoch: change.epoch,
+                cohort: cohort.clone(),
+            },
+        )],
+    }
+}

@@ -1,0 +1,258 @@
+//! PostgreSQL's own programs: making, copying, starting and stopping a data directory.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use conclave_runtime::account::Account;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Command;
+
+use super::layout::{Layout, UPSTREAM_PORT};
+use crate::DatabaseError;
+
+const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
+const COPY_TIMEOUT: Duration = Duration::from_secs(3600);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// What of a program's output is kept for the error.
+const OUTPUT_TAIL_BYTES: usize = 1500;
+
+pub(crate) struct Programs {
+    pub(crate) layout: Layout,
+    pub(crate) account: Account,
+    pub(crate) password: String,
+    pub(crate) replication_password: String,
+}
+
+/// How to end a running server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Ends sessions and writes a checkpoint.
+    Fast,
+    /// Ends at once; the next start recovers from the log.
+    Immediate,
+}
+
+impl Programs {
+    /// A new database cluster with the superuser `conclave`.
+    pub(crate) async fn initdb(&self) -> Result<(), DatabaseError> {
+        let side = self.side_directory("initdb")?;
+        let password_file = self.layout.base.join("initdb.password");
+        self.write_secret(&password_file, &self.password)?;
+        let mut command = self.command("initdb");
+        command
+            .arg("--pgdata")
+            .arg(&side)
+            .arg("--pwfile")
+            .arg(&password_file)
+            .args(["--username=conclave", "--auth=scram-sha-256", "--data-checksums"])
+            .args(["--encoding=UTF8", "--locale=C.UTF-8"]);
+        let outcome = run("initdb", command, INITDB_TIMEOUT).await;
+        std::fs::remove_file(&password_file).map_err(DatabaseError::file("remove", &password_file))?;
+        outcome?;
+        self.adopt(&side)
+    }
+
+    /// A copy of the current primary, through the upstream socket.
+    pub(crate) async fn base_backup(&self) -> Result<(), DatabaseError> {
+        let side = self.side_directory("basebackup")?;
+        let mut command = self.command("pg_basebackup");
+        command
+            .arg("--pgdata")
+            .arg(&side)
+            .arg("--host")
+            .arg(&self.layout.socket_dir)
+            .args([
+                "--port",
+                &UPSTREAM_PORT.to_string(),
+                "--username=conclave_replication",
+                "--no-password",
+            ])
+            .args(["--wal-method=stream", "--checkpoint=fast"]);
+        run("pg_basebackup", command, COPY_TIMEOUT).await?;
+        let signal = side.join("standby.signal");
+        std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
+        self.account.own(&signal)?;
+        self.adopt(&side)
+    }
+
+    /// Undoes what the current primary's history does not hold.
+    pub(crate) async fn rewind(&self) -> Result<(), DatabaseError> {
+        // A killed server leaves its lock file, whose number may be somebody's by now.
+        let lock = self.layout.data.join("postmaster.pid");
+        if self.postmaster().is_none() && lock.exists() {
+            std::fs::remove_file(&lock).map_err(DatabaseError::file("remove", &lock))?;
+        }
+        let source = format!(
+            "host={} port={UPSTREAM_PORT} user=conclave dbname=postgres passfile={} connect_timeout=5",
+            self.layout.socket_dir.display(),
+            self.layout.passfile().display(),
+        );
+        let mut command = self.command("pg_rewind");
+        command
+            .arg("--target-pgdata")
+            .arg(&self.layout.data)
+            .arg("--source-server")
+            .arg(source);
+        run("pg_rewind", command, COPY_TIMEOUT).await?;
+        let signal = self.layout.standby_signal();
+        std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
+        Ok(self.account.own(&signal)?)
+    }
+
+    /// A complete directory takes the place of the present one, which is kept aside until the next time.
+    fn adopt(&self, side: &Path) -> Result<(), DatabaseError> {
+        let (data, old) = (&self.layout.data, self.layout.base.join("data.old"));
+        if old.exists() {
+            std::fs::remove_dir_all(&old).map_err(DatabaseError::file("remove", &old))?;
+        }
+        if data.exists() {
+            std::fs::rename(data, &old).map_err(DatabaseError::file("set aside", data))?;
+        }
+        std::fs::rename(side, data).map_err(DatabaseError::file("put in place", side))?;
+        let base = &self.layout.base;
+        std::fs::File::open(base)
+            .and_then(|dir| dir.sync_all())
+            .map_err(DatabaseError::file("sync", base))
+    }
+
+    fn side_directory(&self, name: &str) -> Result<std::path::PathBuf, DatabaseError> {
+        let side = self.layout.base.join(name);
+        if side.exists() {
+            std::fs::remove_dir_all(&side).map_err(DatabaseError::file("remove", &side))?;
+        }
+        Ok(side)
+    }
+
+    /// Passwords for the server's own connections, which must not stand on a command line.
+    pub(crate) fn write_passfile(&self) -> Result<(), DatabaseError> {
+        let text = format!(
+            "*:*:*:conclave:{}\n*:*:*:conclave_replication:{}\n",
+            self.password, self.replication_password
+        );
+        self.write_secret(&self.layout.passfile(), &text)
+    }
+
+    fn write_secret(&self, path: &Path, text: &str) -> Result<(), DatabaseError> {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let write = || {
+            let mut file = std::fs::OpenOptions::new()
+                .create(true)
+                .write(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(path)?;
+            file.write_all(text.as_bytes())
+        };
+        write().map_err(DatabaseError::file("write", path))?;
+        Ok(self.account.own(path)?)
+    }
+
+    /// Starts the server in a session of its own, so that it outlives this process. It may not accept connections yet.
+    pub(crate) async fn start(&self) -> Result<(), DatabaseError> {
+        let mut command = self.command("pg_ctl");
+        command
+            .arg("--pgdata")
+            .arg(&self.layout.data)
+            .arg("--log")
+            .arg(self.layout.log_file())
+            .args(["--no-wait", "--silent", "start"]);
+        run("pg_ctl start", command, START_TIMEOUT).await
+    }
+
+    /// Ends the server and waits for it.
+    pub(crate) async fn stop(&self, how: Stop, limit: Duration) -> Result<(), DatabaseError> {
+        let Some(pid) = self.postmaster() else { return Ok(()) };
+        let signal = match how {
+            Stop::Fast => Signal::SIGINT,
+            Stop::Immediate => Signal::SIGQUIT,
+        };
+        send(pid, signal);
+        if self.wait_end(pid, limit).await {
+            return Ok(());
+        }
+        tracing::warn!(pid, ?how, "postgres did not stop in time and is killed");
+        send(pid, Signal::SIGKILL);
+        if self.wait_end(pid, Duration::from_secs(5)).await {
+            Ok(())
+        } else {
+            Err(DatabaseError::Timeout("stopping postgres"))
+        }
+    }
+
+    async fn wait_end(&self, pid: i32, limit: Duration) -> bool {
+        let end = tokio::time::Instant::now() + limit;
+        while self.postmaster() == Some(pid) {
+            if tokio::time::Instant::now() >= end {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
+    }
+
+    /// The process id of the running postmaster of this data directory.
+    pub(crate) fn postmaster(&self) -> Option<i32> {
+        let text = std::fs::read_to_string(self.layout.data.join("postmaster.pid")).ok()?;
+        let pid: i32 = text.lines().next()?.trim().parse().ok()?;
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        // A stale file may name a process that is somebody else's by now.
+        let ours = String::from_utf8_lossy(&command).contains(self.layout.data.to_str()?);
+        ours.then_some(pid)
+    }
+
+    /// The value of a line of `pg_controldata`.
+    pub(crate) async fn control_data(&self, key: &str) -> Result<Option<String>, DatabaseError> {
+        let mut command = self.command("pg_controldata");
+        command.arg(&self.layout.data);
+        let output = tokio::time::timeout(Duration::from_secs(5), command.output())
+            .await
+            .map_err(|_| DatabaseError::Timeout("pg_controldata"))?
+            .map_err(DatabaseError::file("run", self.layout.bin.join("pg_controldata")))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        Ok(value.map(|value| value.trim().to_owned()))
+    }
+
+    fn command(&self, program: &'static str) -> Command {
+        let mut command = Command::new(self.layout.bin.join(program));
+        command
+            .current_dir(&self.layout.base)
+            .env("PGPASSFILE", self.layout.passfile())
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        self.account.apply(&mut command);
+        command
+    }
+}
+
+fn send(pid: i32, signal: Signal) {
+    // It may end between the look and the signal; then there is nobody left to tell.
+    let _ended_meanwhile = kill(Pid::from_raw(pid), signal);
+}
+
+async fn run(program: &'static str, mut command: Command, limit: Duration) -> Result<(), DatabaseError> {
+    // pg_ctl's server would keep a pipe open for ever, so its output goes nowhere; the server logs to a file.
+    let keeps_pipe = program == "pg_ctl start";
+    let errors = if keeps_pipe { Stdio::null() } else { Stdio::piped() };
+    command.stdout(Stdio::null()).stderr(errors);
+    let failed = |output: String| DatabaseError::Program { program, output };
+    let child = command.spawn().map_err(|error| failed(error.to_string()))?;
+    let output = tokio::time::timeout(limit, child.wait_with_output())
+        .await
+        .map_err(|_| DatabaseError::Timeout(program))?
+        .map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let tail = text
+        .char_indices()
+        .rev()
+        .nth(OUTPUT_TAIL_BYTES)
+        .map_or(0, |(index, _)| index);
+    Err(failed(format!("{}: {}", output.status, text[tail..].trim())))
+}

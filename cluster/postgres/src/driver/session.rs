@@ -1,0 +1,175 @@
+//! Questions to the local server.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use conclave_catalog::database::Lsn;
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::layout::{LOCAL_PORT, Layout};
+use crate::DatabaseError;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A server that does not answer its own driver within this is not known to be well.
+const OBSERVE_TIMEOUT: Duration = Duration::from_millis(500);
+const PROMOTE_SECONDS: i32 = 30;
+
+/// What the server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) in_recovery: bool,
+    pub(crate) lsn: Lsn,
+    pub(crate) timeline: u32,
+    pub(crate) receiving: bool,
+    pub(crate) system_id: String,
+    /// Standbys that stream from here, by name.
+    pub(crate) standbys: BTreeSet<String>,
+}
+
+/// A connection to the local server.
+pub(crate) struct Session {
+    client: Client,
+}
+
+const OBSERVE: &str = "
+    SELECT pg_is_in_recovery(),
+        CASE WHEN pg_is_in_recovery()
+            THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+            ELSE pg_current_wal_flush_lsn() END::text,
+        CASE WHEN pg_is_in_recovery()
+            THEN greatest(
+                (SELECT received_tli FROM pg_stat_wal_receiver),
+                (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
+                (SELECT timeline_id FROM pg_control_checkpoint()))
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+        EXISTS (SELECT FROM pg_stat_wal_receiver),
+        (SELECT system_identifier::text FROM pg_control_system()),
+        ARRAY(SELECT application_name FROM pg_stat_replication WHERE state = 'streaming')";
+
+impl Session {
+    /// Connects; the second value resolves when the connection is lost, which is how a crash is noticed at once.
+    pub(crate) async fn connect(
+        layout: &Layout,
+        password: &str,
+        database: &str,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), DatabaseError> {
+        let mut config = Config::new();
+        config
+            .host_path(&layout.socket_dir)
+            .port(LOCAL_PORT)
+            .user("conclave")
+            .password(password)
+            .dbname(database)
+            .application_name("conclave driver")
+            .options("-c statement_timeout=0")
+            .connect_timeout(CONNECT_TIMEOUT);
+        let connecting = config.connect(NoTls);
+        let (client, connection) = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| DatabaseError::Timeout("connecting to the local server"))?
+            .map_err(DatabaseError::query("connect"))?;
+        let ended = async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the connection to the local server was lost");
+            }
+        };
+        Ok((Self { client }, ended))
+    }
+
+    pub(crate) async fn facts(&self) -> Result<Facts, DatabaseError> {
+        let row = tokio::time::timeout(OBSERVE_TIMEOUT, self.client.query_one(OBSERVE, &[]))
+            .await
+            .map_err(|_| DatabaseError::Timeout("observing the local server"))?
+            .map_err(DatabaseError::query("observe"))?;
+        let lsn: Option<String> = row.get(1);
+        let lsn = lsn.as_deref().unwrap_or("0/0").parse().unwrap_or_default();
+        let timeline: Option<i32> = row.get(2);
+        let standbys: Vec<String> = row.get(5);
+        Ok(Facts {
+            in_recovery: row.get(0),
+            lsn,
+            timeline: timeline.and_then(|timeline| u32::try_from(timeline).ok()).unwrap_or(0),
+            receiving: row.get(3),
+            system_id: row.get(4),
+            standbys: standbys.into_iter().collect(),
+        })
+    }
+
+    /// Roles and database of a new cluster.
+    pub(crate) async fn create_roles(&self, replication_password: &str) -> Result<(), DatabaseError> {
+        let quoted = replication_password.replace('\'', "''");
+        let role = format!("CREATE ROLE conclave_replication LOGIN REPLICATION PASSWORD '{quoted}'");
+        self.execute_unless_exists("create the replication role", &role).await?;
+        self.execute_unless_exists("create the database", "CREATE DATABASE conclave")
+            .await
+    }
+
+    async fn execute_unless_exists(&self, what: &'static str, statement: &str) -> Result<(), DatabaseError> {
+        match self.client.batch_execute(statement).await {
+            Ok(()) => Ok(()),
+            Err(error)
+                if error
+                    .as_db_error()
+                    .is_some_and(|db| matches!(db.code().code(), "42710" | "42P04")) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(DatabaseError::query(what)(error)),
+        }
+    }
+
+    pub(crate) async fn reload(&self) -> Result<(), DatabaseError> {
+        self.client
+            .batch_execute("SELECT pg_reload_conf()")
+            .await
+            .map_err(DatabaseError::query("reload"))
+    }
+
+    /// The quorum in force, as the server shows it.
+    pub(crate) async fn synchronous_standby_names(&self) -> Result<String, DatabaseError> {
+        let row = self
+            .client
+            .query_one("SHOW synchronous_standby_names", &[])
+            .await
+            .map_err(DatabaseError::query("show the quorum"))?;
+        Ok(row.get(0))
+    }
+
+    pub(crate) async fn promote(&self) -> Result<bool, DatabaseError> {
+        let row = self
+            .client
+            .query_one("SELECT pg_promote(true, $1)", &[&PROMOTE_SECONDS])
+            .await
+            .map_err(DatabaseError::query("promote"))?;
+        Ok(row.get(0))
+    }
+
+    pub(crate) async fn checkpoint(&self) -> Result<(), DatabaseError> {
+        self.client
+            .batch_execute("CHECKPOINT")
+            .await
+            .map_err(DatabaseError::query("checkpoint"))
+    }
+
+    /// Writes the epoch and returns once the quorum has flushed it. An error or a lost wait is an unknown outcome and is
+    /// simply repeated: the row says nothing but that its epoch could be acknowledged.
+    pub(crate) async fn write_marker(&self, epoch: u64) -> Result<(), DatabaseError> {
+        let epoch = i64::try_from(epoch).map_err(|_| DatabaseError::Unexpected("the epoch is too large".into()))?;
+        self.client
+            .batch_execute(
+                "CREATE SCHEMA IF NOT EXISTS conclave_ha; CREATE TABLE IF NOT EXISTS conclave_ha.marker (
+                    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton), epoch bigint NOT NULL)",
+            )
+            .await
+            .map_err(DatabaseError::query("create the marker"))?;
+        self.client
+            .execute(
+                "INSERT INTO conclave_ha.marker (epoch) VALUES ($1)
+                 ON CONFLICT (singleton) DO UPDATE SET epoch = excluded.epoch",
+                &[&epoch],
+            )
+            .await
+            .map_err(DatabaseError::query("write the marker"))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,318 @@
+//! The network of PostgreSQL, all of it in this process: the server itself listens on a Unix socket only.
+//!
+//! | listener | leads to | for |
+//! | --- | --- | --- |
+//! | proxy, TCP on the node's address | the primary of the rule in force | clients on this machine |
+//! | relay, mutual TLS | this node's server | the other nodes' proxies and standbys |
+//! | upstream, Unix socket | the relay of the node that feeds this one | this node's WAL receiver, base backup, rewind |
+//!
+//! Each connection lives as long as its gate is open: when the rule changes, when this node pledges, or when this process
+//! stops, it is cut. A manager that hangs takes its PostgreSQL off the network with it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave_catalog::NodeId;
+use conclave_consensus::Consensus;
+use conclave_net::{PeerConnector, PeerIdentity, ServerTls, accept_peers};
+use conclave_runtime::{Shutdown, Tasks};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::DatabaseError;
+use crate::driver::{Driver, Gates, Layout};
+
+/// How long a new client connection waits for a primary before it is told that there is none.
+const PRIMARY_WAIT: Duration = Duration::from_secs(15);
+const RETRY: Duration = Duration::from_millis(50);
+/// A client must say something within this, or it is not worth an error message.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a peer connects for: the first byte on a relay connection. The answer is [`OPEN`] or the end.
+const FOR_CLIENTS: u8 = b'C';
+const FOR_REPLICATION: u8 = b'R';
+const OPEN: u8 = b'O';
+
+/// Listeners and what they need.
+pub(crate) struct Network {
+    pub(crate) consensus: Consensus,
+    pub(crate) driver: Driver,
+    pub(crate) layout: Layout,
+    pub(crate) connector: PeerConnector,
+    pub(crate) tls: ServerTls,
+}
+
+/// Where clients are led.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Route {
+    primary: Option<NodeId>,
+    epoch: u64,
+}
+
+#[derive(Clone)]
+struct Paths {
+    consensus: Consensus,
+    driver: Driver,
+    connector: PeerConnector,
+    local: PathBuf,
+}
+
+impl Network {
+    /// Opens all three. The TCP ports have been bound before.
+    pub(crate) fn start(self, proxy: TcpListener, relay: TcpListener, tasks: &Tasks) -> Result<(), DatabaseError> {
+        let paths = Paths {
+            consensus: self.consensus,
+            driver: self.driver,
+            connector: self.connector,
+            local: self.layout.local_socket(),
+        };
+        start_relay(&paths, relay, self.tls, tasks);
+        start_upstream(&paths, &self.layout, tasks)?;
+        start_proxy(paths, proxy, tasks);
+        Ok(())
+    }
+}
+
+fn start_relay(paths: &Paths, listener: TcpListener, tls: ServerTls, tasks: &Tasks) {
+    let paths = paths.clone();
+    let shutdown = tasks.shutdown();
+    accept_peers(tasks, "database relay", listener, tls, move |stream, peer| {
+        let (paths, shutdown) = (paths.clone(), shutdown.clone());
+        async move {
+            if let Err(reason) = relay(&paths, stream, &peer, &shutdown).await {
+                tracing::debug!(peer = peer.node_id, reason, "relay connection refused");
+            }
+        }
+    });
+}
+
+async fn relay<S: AsyncRead + AsyncWrite + Unpin>(
+    paths: &Paths,
+    mut peer: S,
+    identity: &PeerIdentity,
+    shutdown: &Shutdown,
+) -> Result<(), &'static str> {
+    let state = Arc::clone(&paths.consensus.state().borrow());
+    if !state.nodes().contains_key(&NodeId(identity.node_id)) {
+        return Err("the peer is no member of this cluster");
+    }
+    let purpose = tokio::time::timeout(FIRST_BYTES_TIMEOUT, peer.read_u8()).await;
+    let Ok(Ok(purpose)) = purpose else {
+        return Err("the peer did not say what it wants");
+    };
+    let opens = move |gates: &Gates| match purpose {
+        FOR_REPLICATION => gates.replication,
+        FOR_CLIENTS => gates.serving.is_some(),
+        _ => false,
+    };
+    let mut gates = paths.driver.gates();
+    let before = *gates.borrow_and_update();
+    if !opens(&before) {
+        return Err("this node's server is not open for that");
+    }
+    let mut local = UnixStream::connect(&paths.local)
+        .await
+        .map_err(|_| "the local server does not listen")?;
+    peer.write_u8(OPEN).await.map_err(|_| "the peer has left")?;
+    let closed = async {
+        // A change of the serving epoch cuts nobody: it is the same primary.
+        let _closed_or_stopping = gates.wait_for(|gates| !opens(gates)).await;
+    };
+    join(&mut peer, &mut local, closed, shutdown).await;
+    Ok(())
+}
+
+fn start_upstream(paths: &Paths, layout: &Layout, tasks: &Tasks) -> Result<(), DatabaseError> {
+    let socket = layout.upstream_socket();
+    if socket.exists() {
+        std::fs::remove_file(&socket).map_err(DatabaseError::file("remove", &socket))?;
+    }
+    let listener = UnixListener::bind(&socket).map_err(DatabaseError::file("listen on", &socket))?;
+    // The folder is closed to all but the server's account.
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o777))
+        .map_err(DatabaseError::file("open", &socket))?;
+    let (paths, connections, shutdown) = (paths.clone(), tasks.clone(), tasks.shutdown());
+    tasks.spawn("database upstream", async move {
+        while let Some(accepted) = shutdown.run_until(listener.accept()).await {
+            let Ok((stream, _)) = accepted else { continue };
+            let (paths, shutdown) = (paths.clone(), shutdown.clone());
+            connections.spawn("upstream connection", async move {
+                upstream(&paths, stream, &shutdown).await;
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn upstream(paths: &Paths, mut stream: UnixStream, shutdown: &Shutdown) {
+    let mut gates = paths.driver.gates();
+    let Some(node) = gates.borrow_and_update().upstream else {
+        return;
+    };
+    let Ok(mut peer) = reach(paths, node, FOR_REPLICATION).await else {
+        return;
+    };
+    let moved = async {
+        let _closed_or_stopping = gates.wait_for(|gates| gates.upstream != Some(node)).await;
+    };
+    join(&mut stream, &mut peer, moved, shutdown).await;
+}
+
+fn start_proxy(paths: Paths, listener: TcpListener, tasks: &Tasks) {
+    let (route, routes) = watch::channel(Route::default());
+    let (consensus, shutdown) = (paths.consensus.clone(), tasks.shutdown());
+    tasks.spawn("database route", follow_rule(consensus, route, shutdown.clone()));
+    let connections = tasks.clone();
+    tasks.spawn("database proxy", async move {
+        while let Some(accepted) = shutdown.run_until(listener.accept()).await {
+            let Ok((stream, _)) = accepted else { continue };
+            if stream.set_nodelay(true).is_err() {
+                continue;
+            }
+            let (paths, routes, shutdown) = (paths.clone(), routes.clone(), shutdown.clone());
+            connections.spawn("proxy connection", async move {
+                proxy(&paths, stream, routes, &shutdown).await;
+            });
+        }
+    });
+}
+
+/// The route is the primary of the rule in force, as long as this node knows what is in force.
+async fn follow_rule(consensus: Consensus, route: watch::Sender<Route>, shutdown: Shutdown) {
+    let (mut state, mut leadership) = (consensus.state(), consensus.leadership());
+    loop {
+        let known = leadership.borrow_and_update().has_quorum;
+        let rule = state.borrow_and_update().database().rule.clone();
+        let next = rule.filter(|_| known).map_or_else(Route::default, |rule| Route {
+            primary: Some(rule.primary),
+            epoch: rule.epoch,
+        });
+        route.send_if_modified(|old| {
+            // Another epoch of the same primary cuts nobody.
+            let changed = old.primary != next.primary;
+            *old = next;
+            changed
+        });
+        tokio::select! {
+            () = shutdown.requested() => return,
+            changed = state.changed() => if changed.is_err() { return },
+            changed = leadership.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn proxy<S: AsyncRead + AsyncWrite + Unpin>(
+    paths: &Paths,
+    mut client: S,
+    mut routes: watch::Receiver<Route>,
+    shutdown: &Shutdown,
+) {
+    let end = Instant::now() + PRIMARY_WAIT;
+    let mut last = "no primary is known: this node is cut off from the majority, or a failover is under way".to_owned();
+    while Instant::now() < end && !shutdown.is_requested() {
+        let primary = routes.borrow_and_update().primary;
+        if let Some(primary) = primary {
+            match lead(paths, &mut client, primary, &mut routes, shutdown).await {
+                Ok(()) => return,
+                Err(why) => last = why,
+            }
+        }
+        let _changed_or_waited = tokio::time::timeout(RETRY, routes.changed()).await;
+    }
+    refuse(&mut client, &last).await;
+}
+
+/// Leads a client to the primary until one of them ends or the primary is another. An error means that nothing was
+/// exchanged, so that another try is harmless.
+async fn lead<S: AsyncRead + AsyncWrite + Unpin>(
+    paths: &Paths,
+    client: &mut S,
+    primary: NodeId,
+    routes: &mut watch::Receiver<Route>,
+    shutdown: &Shutdown,
+) -> Result<(), String> {
+    let deposed = async {
+        let _closed_or_stopping = routes.wait_for(|route| route.primary != Some(primary)).await;
+    };
+    if primary != paths.consensus.me() {
+        let mut peer = reach(paths, primary, FOR_CLIENTS).await?;
+        join(client, &mut peer, deposed, shutdown).await;
+        return Ok(());
+    }
+    let mut gates = paths.driver.gates();
+    if gates.borrow_and_update().serving.is_none() {
+        return Err("this node is to be primary and is not open yet".into());
+    }
+    let mut local = UnixStream::connect(&paths.local)
+        .await
+        .map_err(|error| error.to_string())?;
+    let closed = async {
+        let shut = async {
+            let _closed_or_stopping = gates.wait_for(|gates| gates.serving.is_none()).await;
+        };
+        tokio::select! { () = deposed => {}, () = shut => {} }
+    };
+    join(client, &mut local, closed, shutdown).await;
+    Ok(())
+}
+
+async fn reach(paths: &Paths, node: NodeId, purpose: u8) -> Result<conclave_net::PeerStream, String> {
+    let state = Arc::clone(&paths.consensus.state().borrow());
+    let record = state
+        .nodes()
+        .get(&node)
+        .ok_or_else(|| format!("node {node} is not in the cluster"))?;
+    let mut peer = paths
+        .connector
+        .connect(node.0, &record.address, record.ports.database)
+        .await
+        .map_err(|error| error.to_string())?;
+    let refused = |_| format!("{} is not open", record.name);
+    peer.write_u8(purpose).await.map_err(refused)?;
+    match tokio::time::timeout(FIRST_BYTES_TIMEOUT, peer.read_u8()).await {
+        Ok(Ok(OPEN)) => Ok(peer),
+        _ => Err(format!("{} is not open", record.name)),
+    }
+}
+
+/// Copies both ways until one side ends, `closed` resolves, or the process stops.
+async fn join<A, B>(left: &mut A, right: &mut B, closed: impl Future<Output = ()>, shutdown: &Shutdown)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    tokio::select! {
+        // A reset by either side is an end like any other.
+        _ended = copy_bidirectional(left, right) => {}
+        () = closed => {}
+        () = shutdown.requested() => {}
+    }
+}
+
+/// Tells a client in its own protocol that it can't be served (PostgreSQL protocol 3.0, "ErrorResponse", with the
+/// SQLSTATE `cannot_connect_now`).
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, why: &str) {
+    let mut start = [0; 8];
+    if !matches!(
+        tokio::time::timeout(FIRST_BYTES_TIMEOUT, client.read_exact(&mut start)).await,
+        Ok(Ok(_))
+    ) {
+        return;
+    }
+    let mut fields = Vec::new();
+    for (field, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', "57P03"), (b'M', why)] {
+        fields.push(field);
+        fields.extend_from_slice(value.as_bytes());
+        fields.push(0);
+    }
+    fields.push(0);
+    let length = u32::try_from(fields.len() + 4).unwrap_or(u32::MAX).to_be_bytes();
+    let message = [&[b'E'], length.as_slice(), &fields].concat();
+    // The client may have left; it is told all that can be told.
+    let _client_left = client.write_all(&message).await;
+    let _client_left = client.shutdown().await;
+}

@@ -1,0 +1,112 @@
+//! The driver's side of the coordinator's calls, on port 8300.
+
+use std::time::Duration;
+
+use conclave_catalog::NodeId;
+use conclave_consensus::Consensus;
+use conclave_proto::database::driver_client::DriverClient;
+use conclave_proto::database::driver_server::{Driver as DriverService, DriverServer};
+use conclave_proto::database::{ObserveRequest, OrderRequest, Reply};
+use tonic::{Request, Response, Status};
+
+use crate::coordinator::{Observation, Order};
+use crate::driver::Driver;
+
+/// Answered from memory.
+const OBSERVE_TIMEOUT: Duration = Duration::from_millis(500);
+/// An order is on disk when it is answered.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(crate) struct Service {
+    driver: Driver,
+}
+
+/// The service as a router, to be merged into the one of port 8300.
+pub(crate) fn router(driver: Driver) -> axum::Router {
+    tonic::service::Routes::new(DriverServer::new(Service { driver })).into_axum_router()
+}
+
+#[tonic::async_trait]
+impl DriverService for Service {
+    async fn observe(&self, _: Request<ObserveRequest>) -> Result<Response<Reply>, Status> {
+        let body = serde_json::to_vec(&*self.driver.observation().borrow());
+        body.map(|body| Response::new(Reply { body: body.into() }))
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+
+    async fn order(&self, request: Request<OrderRequest>) -> Result<Response<Reply>, Status> {
+        let order: Order = serde_json::from_slice(&request.into_inner().body)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let driver = self.driver.clone();
+        let taken = tokio::task::spawn_blocking(move || driver.order(&order)).await;
+        match taken {
+            Ok(Ok(())) => Ok(Response::new(Reply::default())),
+            Ok(Err(error)) => Err(Status::internal(error.to_string())),
+            Err(error) => Err(Status::internal(error.to_string())),
+        }
+    }
+}
+
+/// Why a driver did not answer.
+pub(crate) enum Silence {
+    /// The connection was refused or reset: the process is gone.
+    Gone,
+    /// Nothing came in time.
+    Unanswered,
+}
+
+/// Calls the driver of a node; this node's own without a detour.
+#[derive(Clone)]
+pub(crate) struct Drivers {
+    pub(crate) consensus: Consensus,
+    pub(crate) own: Driver,
+}
+
+impl Drivers {
+    pub(crate) async fn observe(&self, node: NodeId) -> Result<Observation, Silence> {
+        if node == self.consensus.me() {
+            return Ok(self.own.observation().borrow().clone());
+        }
+        let channel = self.consensus.channel(node).map_err(|_| Silence::Unanswered)?;
+        let mut client = DriverClient::new(channel);
+        match tokio::time::timeout(OBSERVE_TIMEOUT, client.observe(ObserveRequest {})).await {
+            Err(_) => Err(Silence::Unanswered),
+            Ok(Ok(reply)) => serde_json::from_slice(&reply.into_inner().body).map_err(|_| Silence::Unanswered),
+            Ok(Err(status)) => Err(if is_refused(&status) {
+                Silence::Gone
+            } else {
+                Silence::Unanswered
+            }),
+        }
+    }
+
+    pub(crate) async fn order(&self, node: NodeId, order: &Order) -> Result<(), String> {
+        if node == self.consensus.me() {
+            let (own, order) = (self.own.clone(), order.clone());
+            let taken = tokio::task::spawn_blocking(move || own.order(&order)).await;
+            return taken
+                .map_err(|error| error.to_string())?
+                .map_err(|error| error.to_string());
+        }
+        let body = serde_json::to_vec(order).map_err(|error| error.to_string())?;
+        let channel = self.consensus.channel(node).map_err(|error| error.to_string())?;
+        let mut client = DriverClient::new(channel);
+        let call = client.order(OrderRequest { body: body.into() });
+        let answer = tokio::time::timeout(ORDER_TIMEOUT, call)
+            .await
+            .map_err(|_| "no answer in time".to_owned())?;
+        answer.map(drop).map_err(|status| status.message().to_owned())
+    }
+}
+
+/// Whether the peer's system refused the connection: nobody listens there, so the manager is not running.
+fn is_refused(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.to_string().contains("Connection refused") {
+            return true;
+        }
+        cause = error.source();
+    }
+    status.message().contains("Connection refused")
+}
