@@ -1,5 +1,7 @@
 //! What may be proposed, and what applying it answers.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::database::{DatabaseCommand, DatabaseRefusal};
@@ -39,6 +41,8 @@ pub enum Command {
         address: String,
         /// Its ports.
         ports: NodePorts,
+        /// The cluster's first settings.
+        settings: BTreeMap<String, serde_json::Value>,
     },
     /// Lets a bearer of the token join, once.
     CreateToken(JoinToken),

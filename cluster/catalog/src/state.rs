@@ -104,6 +104,7 @@ impl ClusterState {
                 if let Some(facts) = &self.facts {
                     return Err(Refusal::AlreadyFounded(facts.cluster_id.clone()));
                 }
+                self.settings.extend(settings);
                 self.facts = Some(ClusterFacts {
                     cluster_id,
                     ca_certificate,

@@ -1,5 +1,6 @@
 //! How a node gets its identity: by founding a cluster, or by joining one.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct FoundOptions {
     pub address: String,
     /// Its ports.
     pub ports: NodePorts,
+    /// The cluster's first settings.
+    pub settings: BTreeMap<String, serde_json::Value>,
 }
 
 /// What founding made.
@@ -79,6 +82,7 @@ pub fn found(options: &FoundOptions) -> Result<Founded, ConsensusError> {
         node_name: options.node_name.clone(),
         address: options.address.clone(),
         ports: options.ports.clone(),
+        settings: options.settings.clone(),
     };
     let dir = identity_dir(&options.data_dir);
     std::fs::create_dir_all(&dir).map_err(ConsensusError::storage("create the identity folder"))?;

@@ -129,6 +129,7 @@ fn founded(root: &std::path::Path) -> Node {
         node_name: "node1".into(),
         address: "127.0.0.1".into(),
         ports: ports(port),
+        settings: std::collections::BTreeMap::new(),
     };
     found(&options).unwrap();
     assert!(found(&options).is_err(), "a node founds one cluster");

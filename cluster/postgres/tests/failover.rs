@@ -191,6 +191,7 @@ fn founded(root: &Path) -> Node {
         node_name: name(1),
         address: "127.0.0.1".into(),
         ports: ports.told(),
+        settings: std::collections::BTreeMap::new(),
     };
     found(&options).unwrap();
     Node::start(dir, ports)

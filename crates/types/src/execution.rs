@@ -97,7 +97,10 @@ impl std::str::FromStr for ExecutionStatus {
     type Err = UnknownExecutionStatus;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| UnknownExecutionStatus(text.into()))
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| UnknownExecutionStatus(text.into()))
     }
 }
 

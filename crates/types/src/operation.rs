@@ -68,7 +68,10 @@ impl std::str::FromStr for OperationState {
     type Err = UnknownOperationState;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownOperationState(text.into()))
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| UnknownOperationState(text.into()))
     }
 }
 
