@@ -100,6 +100,7 @@ impl ClusterState {
                 node_name,
                 address,
                 ports,
+                settings,
             } => {
                 if let Some(facts) = &self.facts {
                     return Err(Refusal::AlreadyFounded(facts.cluster_id.clone()));

@@ -136,12 +136,19 @@ impl OperationContext {
     /// # Errors
     /// When `task_name` is absent or a known field has another form.
     pub fn parse(context: &Value) -> Result<Self, ContextError> {
-        let fields =
-            context.as_object().ok_or(ContextError::Malformed { field: "__cloudify_context", expected: "an object" })?;
+        let fields = context.as_object().ok_or(ContextError::Malformed {
+            field: "__cloudify_context",
+            expected: "an object",
+        })?;
         let operation = match fields.get("operation") {
             None | Some(Value::Null) => None,
             Some(Value::Object(operation)) => Some(operation),
-            Some(_) => return Err(ContextError::Malformed { field: "operation", expected: "an object" }),
+            Some(_) => {
+                return Err(ContextError::Malformed {
+                    field: "operation",
+                    expected: "an object",
+                });
+            }
         };
         let tenant = match fields.get("tenant") {
             Some(Value::Object(tenant)) => text(tenant, "name")?,
@@ -154,9 +161,15 @@ impl OperationContext {
             deployment_id: text(fields, "deployment_id")?,
             blueprint_id: text(fields, "blueprint_id")?,
             tenant,
-            operation_name: operation.map(|operation| text(operation, "name")).transpose()?.flatten(),
+            operation_name: operation
+                .map(|operation| text(operation, "name"))
+                .transpose()?
+                .flatten(),
             timeout: timeout(fields)?,
-            timeout_recoverable: fields.get("timeout_recoverable").and_then(Value::as_bool).unwrap_or(false),
+            timeout_recoverable: fields
+                .get("timeout_recoverable")
+                .and_then(Value::as_bool)
+                .unwrap_or(false),
             execution_env: environment(fields)?,
             fields: fields.clone(),
         })
@@ -169,8 +182,14 @@ impl OperationCall {
     /// # Errors
     /// See [`OperationContext::parse`].
     pub fn from_kwargs(mut kwargs: Map<String, Value>, subject: Subject) -> Result<Self, ContextError> {
-        let context = kwargs.shift_remove("__cloudify_context").ok_or(ContextError::Missing("__cloudify_context"))?;
-        Ok(Self { context: OperationContext::parse(&context)?, inputs: kwargs, subject })
+        let context = kwargs
+            .shift_remove("__cloudify_context")
+            .ok_or(ContextError::Missing("__cloudify_context"))?;
+        Ok(Self {
+            context: OperationContext::parse(&context)?,
+            inputs: kwargs,
+            subject,
+        })
     }
 }
 
@@ -178,12 +197,18 @@ fn text(fields: &Map<String, Value>, field: &'static str) -> Result<Option<Strin
     match fields.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(ContextError::Malformed { field, expected: "a string" }),
+        Some(_) => Err(ContextError::Malformed {
+            field,
+            expected: "a string",
+        }),
     }
 }
 
 fn timeout(fields: &Map<String, Value>) -> Result<Option<f64>, ContextError> {
-    let malformed = ContextError::Malformed { field: "timeout", expected: "a positive number of seconds" };
+    let malformed = ContextError::Malformed {
+        field: "timeout",
+        expected: "a positive number of seconds",
+    };
     match fields.get("timeout") {
         None | Some(Value::Null) => Ok(None),
         Some(value) => match crate::python_text::seconds(value) {
@@ -202,7 +227,10 @@ fn environment(fields: &Map<String, Value>) -> Result<Vec<(String, String)>, Con
             .iter()
             .map(|(name, value)| (name.clone(), crate::python_text::environment_value(value)))
             .collect()),
-        Some(_) => Err(ContextError::Malformed { field: "execution_env", expected: "an object" }),
+        Some(_) => Err(ContextError::Malformed {
+            field: "execution_env",
+            expected: "an object",
+        }),
     }
 }
 
@@ -225,7 +253,10 @@ mod tests {
         let call = OperationCall::from_kwargs(kwargs.as_object().unwrap().clone(), Subject::Deployment).unwrap();
         assert_eq!(call.inputs.len(), 1);
         assert_eq!(call.context.tenant.as_deref(), Some("default_tenant"));
-        assert_eq!(call.context.operation_name.as_deref(), Some("cloudify.interfaces.lifecycle.create"));
+        assert_eq!(
+            call.context.operation_name.as_deref(),
+            Some("cloudify.interfaces.lifecycle.create")
+        );
         assert_eq!(call.context.timeout, Some(2.5));
         assert_eq!(call.context.execution_env, [("A".to_string(), "1".to_string())]);
     }
@@ -235,7 +266,11 @@ mod tests {
         let parse = |value: Value| OperationContext::parse(&value).map(|_| ()).unwrap_err();
         assert_eq!(parse(json!({})), ContextError::Missing("task_name"));
         assert!(parse(json!({"task_name": 1})).to_string().contains("task_name"));
-        assert!(parse(json!({"task_name": "a", "timeout": -1})).to_string().contains("timeout"));
+        assert!(
+            parse(json!({"task_name": "a", "timeout": -1}))
+                .to_string()
+                .contains("timeout")
+        );
         assert!(parse(json!([])).to_string().contains("an object"));
     }
 }

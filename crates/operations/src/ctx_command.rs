@@ -13,7 +13,8 @@ use crate::python_text;
 /// Seconds that an answer may take, unless told otherwise.
 const TIMEOUT: u64 = 30;
 
-const USAGE: &str = "usage: ctx [-t|--timeout SECONDS] [--socket-url URL] [-j|--json-output] [--json-arg-prefix PREFIX] WORD...
+const USAGE: &str =
+    "usage: ctx [-t|--timeout SECONDS] [--socket-url URL] [-j|--json-output] [--json-arg-prefix PREFIX] WORD...
 
 Reads and changes the context of the running operation: ctx instance runtime-properties KEY [VALUE],
 ctx node properties KEY, ctx logger info TEXT, ctx download-resource PATH, ctx returns VALUE,
@@ -81,7 +82,10 @@ fn answer(arguments: impl IntoIterator<Item = String>, url: Option<String>) -> R
     let payload = reply.get("payload").cloned().unwrap_or(Value::Null);
     let part = |name: &str| payload.get(name).map(python_text::display).unwrap_or_default();
     match reply.get("type").and_then(Value::as_str) {
-        Some("error") => Err(CommandError::Refused { type_name: part("type"), message: part("message") }),
+        Some("error") => Err(CommandError::Refused {
+            type_name: part("type"),
+            message: part("message"),
+        }),
         Some("stop_operation") => Err(CommandError::Stop(part("message"))),
         _ if options.json_output => Ok(python_text::json(&payload)),
         _ if python_text::is_falsy(&payload) => Ok(String::new()),
@@ -101,12 +105,17 @@ impl Options {
                 _ => (argument.as_str(), None),
             };
             let mut value = |name: &str| {
-                inline.clone().or_else(|| arguments.next()).ok_or_else(|| CommandError::Usage(format!("{name} needs a value")))
+                inline
+                    .clone()
+                    .or_else(|| arguments.next())
+                    .ok_or_else(|| CommandError::Usage(format!("{name} needs a value")))
             };
             match name {
                 "-t" | "--timeout" => {
                     let text = value(name)?;
-                    timeout = text.parse().map_err(|_| CommandError::Usage(format!("{text:?} is no number of seconds")))?;
+                    timeout = text
+                        .parse()
+                        .map_err(|_| CommandError::Usage(format!("{text:?} is no number of seconds")))?;
                 }
                 "--socket-url" => url = Some(value(name)?),
                 "--json-arg-prefix" => prefix = value(name)?,
@@ -116,9 +125,17 @@ impl Options {
                 _ => words.push(argument),
             }
         }
-        let words = words.into_iter().map(|word| read_word(word, &prefix)).collect::<Result<_, _>>()?;
+        let words = words
+            .into_iter()
+            .map(|word| read_word(word, &prefix))
+            .collect::<Result<_, _>>()?;
         let url = url.filter(|url| !url.is_empty()).ok_or(CommandError::NoAddress)?;
-        Ok(Self { timeout: Duration::from_secs(timeout.max(1)), url, json_output, words })
+        Ok(Self {
+            timeout: Duration::from_secs(timeout.max(1)),
+            url,
+            json_output,
+            words,
+        })
     }
 }
 
@@ -133,11 +150,17 @@ fn read_word(word: String, prefix: &str) -> Result<Value, CommandError> {
 
 /// One HTTP request, the connection closed after it.
 fn post(url: &str, body: &str, timeout: Duration) -> Result<Value, CommandError> {
-    let (host, path) = match url.strip_prefix("http://").map(|rest| rest.split_once('/').unwrap_or((rest, ""))) {
+    let (host, path) = match url
+        .strip_prefix("http://")
+        .map(|rest| rest.split_once('/').unwrap_or((rest, "")))
+    {
         Some(parts) => parts,
         None => return Err(CommandError::Usage(format!("{url} is no http:// address"))),
     };
-    let unreachable = |source| CommandError::Unreachable { url: url.to_owned(), source };
+    let unreachable = |source| CommandError::Unreachable {
+        url: url.to_owned(),
+        source,
+    };
     let exchange = || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(host)?;
         stream.set_read_timeout(Some(timeout))?;
@@ -158,7 +181,10 @@ fn post(url: &str, body: &str, timeout: Duration) -> Result<Value, CommandError>
 
 fn parse_answer(answer: &[u8]) -> Result<Value, CommandError> {
     let bad = |what: &str| CommandError::BadAnswer(what.to_owned());
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(|| bad("it has no end of headers"))?;
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .ok_or_else(|| bad("it has no end of headers"))?;
     let head = String::from_utf8_lossy(&answer[..end]);
     let status = head.lines().next().unwrap_or_default();
     if status.split(' ').nth(1) != Some("200") {
@@ -172,7 +198,10 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Options, CommandError> {
-        Options::parse(arguments.iter().map(|text| (*text).to_owned()), Some("http://localhost:1/x".into()))
+        Options::parse(
+            arguments.iter().map(|text| (*text).to_owned()),
+            Some("http://localhost:1/x".into()),
+        )
     }
 
     #[test]
@@ -180,7 +209,15 @@ mod tests {
         let options = parse(&["-j", "-t", "5", "instance", "runtime-properties", "k", "@{\"a\": 1}"]).unwrap();
         assert_eq!(options.timeout, Duration::from_secs(5));
         assert!(options.json_output);
-        assert_eq!(options.words, [json!("instance"), json!("runtime-properties"), json!("k"), json!({"a": 1})]);
+        assert_eq!(
+            options.words,
+            [
+                json!("instance"),
+                json!("runtime-properties"),
+                json!("k"),
+                json!({"a": 1})
+            ]
+        );
         let options = parse(&["--json-arg-prefix=%", "a", "@b", "%5", "--", "-t"]).unwrap();
         assert_eq!(options.words, [json!("a"), json!("@b"), json!(5), json!("-t")]);
         assert_eq!(parse(&["logger", "info", "-5"]).unwrap().words.len(), 3);
@@ -190,16 +227,34 @@ mod tests {
     fn mistakes_are_named() {
         assert!(parse(&["a", "@{"]).unwrap_err().to_string().contains("is not JSON"));
         assert!(parse(&["-t"]).unwrap_err().to_string().contains("needs a value"));
-        assert!(parse(&["-t", "x"]).unwrap_err().to_string().contains("no number of seconds"));
-        assert!(matches!(Options::parse(["a".to_owned()], None), Err(CommandError::NoAddress)));
-        assert!(post("unix://x", "", Duration::from_secs(1)).unwrap_err().to_string().contains("no http://"));
+        assert!(
+            parse(&["-t", "x"])
+                .unwrap_err()
+                .to_string()
+                .contains("no number of seconds")
+        );
+        assert!(matches!(
+            Options::parse(["a".to_owned()], None),
+            Err(CommandError::NoAddress)
+        ));
+        assert!(
+            post("unix://x", "", Duration::from_secs(1))
+                .unwrap_err()
+                .to_string()
+                .contains("no http://")
+        );
     }
 
     #[test]
     fn answers_are_read_with_care() {
         let body = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
         assert_eq!(parse_answer(body).unwrap(), json!({}));
-        assert!(parse_answer(b"HTTP/1.1 404 Not Found\r\n\r\n").unwrap_err().to_string().contains("404"));
+        assert!(
+            parse_answer(b"HTTP/1.1 404 Not Found\r\n\r\n")
+                .unwrap_err()
+                .to_string()
+                .contains("404")
+        );
         assert!(parse_answer(b"").is_err());
         assert!(parse_answer(b"HTTP/1.1 200 OK\r\n\r\n{").is_err());
     }

@@ -29,7 +29,9 @@ mod runner;
 mod script;
 mod services;
 
-pub use call::{ContextError, End, EndOfRelationship, InstanceView, NodeView, OperationCall, OperationContext, Subject};
+pub use call::{
+    ContextError, End, EndOfRelationship, InstanceView, NodeView, OperationCall, OperationContext, Subject,
+};
 pub use outcome::{ErrorCause, ErrorKind, OperationError, Outcome};
 pub use runner::{Runner, RunnerError, RunnerOptions, SCRIPT_TASK};
 pub use services::{OperationServices, ServiceError};

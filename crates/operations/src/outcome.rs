@@ -60,10 +60,24 @@ impl OperationError {
     /// An error of which nothing but class and message is known.
     pub fn new(kind: ErrorKind, type_name: &str, message: impl Into<String>) -> Self {
         let message = message.into();
-        let cause =
-            ErrorCause { message: message.clone(), type_name: type_name.to_owned(), traceback: String::new() };
-        let causes = if kind == ErrorKind::Retry { Vec::new() } else { vec![cause] };
-        Self { kind, retry_after: None, type_name: type_name.to_owned(), message, traceback: None, causes }
+        let cause = ErrorCause {
+            message: message.clone(),
+            type_name: type_name.to_owned(),
+            traceback: String::new(),
+        };
+        let causes = if kind == ErrorKind::Retry {
+            Vec::new()
+        } else {
+            vec![cause]
+        };
+        Self {
+            kind,
+            retry_after: None,
+            type_name: type_name.to_owned(),
+            message,
+            traceback: None,
+            causes,
+        }
     }
 
     /// `NonRecoverableError` with this message.
@@ -120,7 +134,10 @@ mod tests {
         assert_eq!(reply["ok"], false);
         assert_eq!(reply["error"]["known_exception_type"], "OperationRetry");
         assert_eq!(reply["error"]["known_exception_type_args"], json!([9.0]));
-        assert_eq!(Outcome::Succeeded(json!(1)).to_reply().unwrap(), json!({"ok": true, "result": 1}));
+        assert_eq!(
+            Outcome::Succeeded(json!(1)).to_reply().unwrap(),
+            json!({"ok": true, "result": 1})
+        );
         assert_eq!(Outcome::Cancelled.to_reply(), None);
     }
 }

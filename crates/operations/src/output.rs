@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::sync::CancellationToken;
 
@@ -74,10 +75,11 @@ impl Tail {
 
 /// Reads `source` until its end, or, once `ended` is cancelled, until nothing more is there: a background process that
 /// inherited the pipe must not hold the operation. Each line is given to `log`, in order.
-pub(crate) async fn consume<S, L>(source: Option<S>, ended: &CancellationToken, mut log: L) -> Tail
+pub(crate) async fn consume<'l, S, L>(source: Option<S>, ended: &CancellationToken, mut log: L) -> Tail
 where
     S: AsyncRead + Unpin,
-    L: AsyncFnMut(String),
+    // Not an async closure: the compiler cannot show that the future of one may move between threads.
+    L: FnMut(String) -> BoxFuture<'l, ()>,
 {
     let mut tail = Tail::default();
     let Some(mut source) = source else { return tail };

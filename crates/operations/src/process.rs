@@ -65,14 +65,24 @@ impl Spawner {
     /// When the system refuses another thread.
     pub(crate) fn start() -> std::io::Result<Self> {
         let (requests, mut queue) = mpsc::channel::<Request>(64);
-        std::thread::Builder::new().name("operation-spawner".into()).spawn(move || {
-            while let Some(Request { mut command, runtime, reply }) = queue.blocking_recv() {
-                let _entered = runtime.enter();
-                // An unclaimed child is killed by its `kill_on_drop`.
-                let _ = reply.send(command.spawn());
-            }
-        })?;
-        let setpriv = ["/usr/bin/setpriv", "/bin/setpriv"].iter().map(PathBuf::from).find(|path| path.exists());
+        std::thread::Builder::new()
+            .name("operation-spawner".into())
+            .spawn(move || {
+                while let Some(Request {
+                    mut command,
+                    runtime,
+                    reply,
+                }) = queue.blocking_recv()
+                {
+                    let _entered = runtime.enter();
+                    // An unclaimed child is killed by its `kill_on_drop`.
+                    let _ = reply.send(command.spawn());
+                }
+            })?;
+        let setpriv = ["/usr/bin/setpriv", "/bin/setpriv"]
+            .iter()
+            .map(PathBuf::from)
+            .find(|path| path.exists());
         if setpriv.is_none() {
             tracing::warn!("setpriv (util-linux) was not found: scripts will outlive a manager that is killed");
         }
@@ -85,7 +95,14 @@ impl Spawner {
         let (reply, answer) = oneshot::channel();
         let runtime = tokio::runtime::Handle::current();
         let gone = || std::io::Error::other("the thread that starts processes has ended");
-        self.requests.send(Request { command, runtime, reply }).await.map_err(|_| gone())?;
+        self.requests
+            .send(Request {
+                command,
+                runtime,
+                reply,
+            })
+            .await
+            .map_err(|_| gone())?;
         let child = answer.await.map_err(|_| gone())??;
         RunningProcess::new(child)
     }
@@ -100,9 +117,16 @@ impl Spawner {
             None => Command::new("/bin/sh"),
         };
         let join = if spec.join_outputs { JOIN_OUTPUTS } else { "" };
-        command.arg("-c").arg(format!("{join}{SUPERVISOR}")).arg("supervisor").arg(&spec.command);
+        command
+            .arg("-c")
+            .arg(format!("{join}{SUPERVISOR}"))
+            .arg("supervisor")
+            .arg(&spec.command);
         command.current_dir(&spec.directory).env_clear().envs(&spec.environment);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
         if let Some(account) = &spec.account {
             account.apply(&mut command);
@@ -123,7 +147,11 @@ impl RunningProcess {
     fn new(child: Child) -> std::io::Result<Self> {
         let id = child.id().and_then(|id| i32::try_from(id).ok());
         let group = Pid::from_raw(id.ok_or_else(|| std::io::Error::other("the process ended while it was started"))?);
-        Ok(Self { child, group, ended: false })
+        Ok(Self {
+            child,
+            group,
+            ended: false,
+        })
     }
 
     /// Its process id, which is also that of its group.
@@ -137,7 +165,9 @@ impl RunningProcess {
         use std::os::unix::process::ExitStatusExt;
         let status = self.child.wait().await?;
         self.ended = true;
-        Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+        Ok(status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
     }
 
     /// Ends the whole group: politely, then for good.

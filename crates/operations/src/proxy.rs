@@ -46,12 +46,19 @@ impl Session {
         downloads: PathBuf,
         account: Option<Account>,
     ) -> Arc<Self> {
-        Arc::new(Self { model: Mutex::new(Some(model)), services, downloads, account })
+        Arc::new(Self {
+            model: Mutex::new(Some(model)),
+            services,
+            downloads,
+            account,
+        })
     }
 
     /// Ends the session: writes all changed runtime properties back and says what the script said about its outcome.
     pub(crate) async fn end(&self) -> (Verdict, Result<(), ServiceError>) {
-        let Some(mut model) = self.model.lock().await.take() else { return (Verdict::Open, Ok(())) };
+        let Some(mut model) = self.model.lock().await.take() else {
+            return (Verdict::Open, Ok(()));
+        };
         let verdict = model.verdict();
         for dirty in model.dirty() {
             if let Err(reason) = self.write(&mut model, dirty).await {
@@ -71,7 +78,9 @@ impl Session {
             Err(reason) => return error("ValueError", &format!("a ctx request is a JSON object: {reason}")),
         };
         let mut model = self.model.lock().await;
-        let Some(model) = model.as_mut() else { return error("RuntimeError", "the operation has ended") };
+        let Some(model) = model.as_mut() else {
+            return error("RuntimeError", "the operation has ended");
+        };
         match model.handle(&arguments) {
             Step::Answer(Answer::Result(value)) => result(value),
             Step::Answer(Answer::Error { type_name, message }) => error(type_name, &message),
@@ -107,20 +116,25 @@ impl Session {
     }
 
     async fn write(&self, model: &mut CtxModel, dirty: Dirty) -> Result<(), ServiceError> {
-        let version =
-            self.services.update_instance(&dirty.instance_id, dirty.version, &dirty.runtime_properties).await?;
+        let version = self
+            .services
+            .update_instance(&dirty.instance_id, dirty.version, &dirty.runtime_properties)
+            .await?;
         model.written(dirty, version);
         Ok(())
     }
 
     fn download_target(&self, path: &str) -> PathBuf {
         let name = Path::new(path).file_name().unwrap_or("resource".as_ref());
-        self.downloads.join(format!("{}-{}", uuid::Uuid::new_v4().simple(), name.to_string_lossy()))
+        self.downloads
+            .join(format!("{}-{}", uuid::Uuid::new_v4().simple(), name.to_string_lossy()))
     }
 
     async fn save(&self, target: &Path, content: &[u8]) -> std::io::Result<()> {
         tokio::fs::write(target, content).await?;
-        self.account.as_ref().map_or(Ok(()), |account| account.own(target).map_err(std::io::Error::other))
+        self.account
+            .as_ref()
+            .map_or(Ok(()), |account| account.own(target).map_err(std::io::Error::other))
     }
 }
 

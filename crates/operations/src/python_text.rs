@@ -27,7 +27,9 @@ impl Formatter for Spaced {
 pub(crate) fn json(value: &Value) -> String {
     let mut out = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut out, Spaced);
-    value.serialize(&mut serializer).expect("a JSON value is written into memory");
+    value
+        .serialize(&mut serializer)
+        .expect("a JSON value is written into memory");
     String::from_utf8(out).expect("JSON is UTF-8")
 }
 
@@ -49,7 +51,10 @@ fn repr(value: &Value) -> String {
         Value::String(text) => quoted(text),
         Value::Array(items) => format!("[{}]", items.iter().map(repr).collect::<Vec<_>>().join(", ")),
         Value::Object(entries) => {
-            let entries: Vec<_> = entries.iter().map(|(key, value)| format!("{}: {}", quoted(key), repr(value))).collect();
+            let entries: Vec<_> = entries
+                .iter()
+                .map(|(key, value)| format!("{}: {}", quoted(key), repr(value)))
+                .collect();
             format!("{{{}}}", entries.join(", "))
         }
     }
@@ -57,7 +62,11 @@ fn repr(value: &Value) -> String {
 
 /// A string literal: single quotes unless it holds some and no double ones.
 fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     let mut out = String::from(quote);
     for letter in text.chars() {
         match letter {
@@ -141,8 +150,14 @@ mod tests {
 
     #[test]
     fn texts_are_those_of_python() {
-        assert_eq!(json(&json!({"a": [1, true], "b": null})), r#"{"a": [1, true], "b": null}"#);
-        assert_eq!(display(&json!({"a": [1.0, true, null], "b": "it's"})), r#"{'a': [1.0, True, None], 'b': "it's"}"#);
+        assert_eq!(
+            json(&json!({"a": [1, true], "b": null})),
+            r#"{"a": [1, true], "b": null}"#
+        );
+        assert_eq!(
+            display(&json!({"a": [1.0, true, null], "b": "it's"})),
+            r#"{'a': [1.0, True, None], 'b': "it's"}"#
+        );
         assert_eq!(display(&json!("plain 'text'")), "plain 'text'");
         assert_eq!(environment_value(&json!(null)), "None");
         assert_eq!(environment_value(&json!(true)), "true");
@@ -159,7 +174,10 @@ mod tests {
 
     #[test]
     fn arguments_are_put_in() {
-        assert_eq!(interpolate("%s is %d%%, %s", &[json!("disk"), json!(90)]), "disk is 90%, %s");
+        assert_eq!(
+            interpolate("%s is %d%%, %s", &[json!("disk"), json!(90)]),
+            "disk is 90%, %s"
+        );
         assert_eq!(interpolate("100% ünicode %", &[]), "100% ünicode %");
     }
 }

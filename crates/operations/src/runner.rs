@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use conclave_runtime::Shutdown;
 use conclave_runtime::account::Account;
+use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +28,22 @@ const REMINDER: Duration = Duration::from_secs(20);
 
 /// Variables of this process that scripts see. Others may hold secrets.
 const INHERITED: [&str; 16] = [
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "http_proxy",
-    "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
 ];
 
 /// Where and as whom operations run.
@@ -109,13 +124,21 @@ impl Runner {
     /// # Errors
     /// When either can't be had.
     pub fn new(options: RunnerOptions) -> Result<Self, RunnerError> {
-        let unusable = |source| RunnerError::WorkDirectory { path: options.work_dir.clone(), source };
+        let unusable = |source| RunnerError::WorkDirectory {
+            path: options.work_dir.clone(),
+            source,
+        };
         let work_dir = std::path::absolute(&options.work_dir).map_err(unusable)?;
         for directory in [work_dir.clone(), work_dir.join("scripts"), work_dir.join("deployments")] {
             make_directory(&directory, options.account.as_ref()).map_err(unusable)?;
         }
         let spawner = Spawner::start().map_err(RunnerError::Thread)?;
-        Ok(Self { inner: Arc::new(Inner { options: RunnerOptions { work_dir, ..options }, spawner }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                options: RunnerOptions { work_dir, ..options },
+                spawner,
+            }),
+        })
     }
 
     /// Runs one attempt at an operation until its end, its timeout, or until `shutdown` asks for its end.
@@ -141,9 +164,16 @@ impl Inner {
     ) -> Result<Value, Stopped> {
         let inputs = ScriptInputs::parse(&call.inputs)?;
         let context = call.context.clone();
-        let content = shutdown.run_until(fetch(&inputs.source, &*services)).await.ok_or(Stopped::Cancelled)??;
-        let (folder, script) = self.save_script(&inputs, &content).map_err(|error| local_failure(&error))?;
-        let directory = self.deployment_directory(&call).map_err(|error| local_failure(&error))?;
+        let content = shutdown
+            .run_until(fetch(&inputs.source, &*services))
+            .await
+            .ok_or(Stopped::Cancelled)??;
+        let (folder, script) = self
+            .save_script(&inputs, &content)
+            .map_err(|error| local_failure(&error))?;
+        let directory = self
+            .deployment_directory(&call)
+            .map_err(|error| local_failure(&error))?;
         let session = Session::new(
             CtxModel::new(call),
             Arc::clone(&services),
@@ -151,7 +181,11 @@ impl Inner {
             self.options.account.clone(),
         );
         let proxy = match inputs.process.ctx_proxy {
-            true => Some(Proxy::start(Arc::clone(&session)).await.map_err(|error| local_failure(&error))?),
+            true => Some(
+                Proxy::start(Arc::clone(&session))
+                    .await
+                    .map_err(|error| local_failure(&error))?,
+            ),
             false => None,
         };
         let spec = ProcessSpec {
@@ -181,7 +215,9 @@ impl Inner {
 
     /// Puts the script into a directory of its own.
     fn save_script(&self, inputs: &ScriptInputs, content: &[u8]) -> std::io::Result<(tempfile::TempDir, PathBuf)> {
-        let folder = tempfile::Builder::new().prefix("script-").tempdir_in(self.options.work_dir.join("scripts"))?;
+        let folder = tempfile::Builder::new()
+            .prefix("script-")
+            .tempdir_in(self.options.work_dir.join("scripts"))?;
         own(folder.path(), self.options.account.as_ref())?;
         let script = folder.path().join(inputs.file_name());
         std::fs::write(&script, content)?;
@@ -208,14 +244,26 @@ impl Inner {
         extra: &[(String, String)],
         proxy: Option<&Proxy>,
     ) -> BTreeMap<String, String> {
-        let inherited = INHERITED.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
+        let inherited = INHERITED
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
         let mut environment: BTreeMap<String, String> = inherited.collect();
         environment.extend(self.options.environment.clone());
-        environment.extend(extra.iter().filter(|(name, _)| !name.is_empty() && !name.contains('=')).cloned());
+        environment.extend(
+            extra
+                .iter()
+                .filter(|(name, _)| !name.is_empty() && !name.contains('='))
+                .cloned(),
+        );
         environment.extend(inputs.environment.clone());
-        environment.insert("CTX_SOCKET_URL".into(), proxy.map(|proxy| proxy.url.clone()).unwrap_or_default());
+        environment.insert(
+            "CTX_SOCKET_URL".into(),
+            proxy.map(|proxy| proxy.url.clone()).unwrap_or_default(),
+        );
         if let Some(commands) = &self.options.commands {
-            let rest = environment.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
+            let rest = environment
+                .get("PATH")
+                .map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
             let path = format!("{}:{rest}", commands.display());
             environment.insert("PATH".into(), path);
         }
@@ -240,16 +288,8 @@ impl Inner {
         let stderr = process.child.stderr.take();
         let (log_stdout, log_stderr) = (inputs.process.log_stdout, inputs.process.log_stderr);
         let outputs = futures::future::join(
-            consume(stdout, &ended, async |line: String| {
-                if log_stdout {
-                    services.log("info", &format!("<out> {line}")).await;
-                }
-            }),
-            consume(stderr, &ended, async |line: String| {
-                if log_stderr {
-                    services.log("info", &format!("<err> {line}")).await;
-                }
-            }),
+            consume(stdout, &ended, line_logger(services, log_stdout.then_some("<out>"))),
+            consume(stderr, &ended, line_logger(services, log_stderr.then_some("<err>"))),
         );
         tokio::pin!(outputs);
         let mut tails = None;
@@ -271,13 +311,35 @@ impl Inner {
             None => shutdown.run_until(outputs).await,
         };
         let Some((stdout, stderr)) = tails else {
-            return Ok(Finished { ending: Ending::Cancelled, stdout: String::new(), stderr: String::new() });
+            return Ok(Finished {
+                ending: Ending::Cancelled,
+                stdout: String::new(),
+                stderr: String::new(),
+            });
         };
         if let Ending::Exited(code) = &ending {
             let text = format!("Execution done (PID={id}, return_code={code}): {}", spec.command);
             services.log("info", &text).await;
         }
-        Ok(Finished { ending, stdout: Tail::into_text(stdout), stderr: Tail::into_text(stderr) })
+        Ok(Finished {
+            ending,
+            stdout: Tail::into_text(stdout),
+            stderr: Tail::into_text(stderr),
+        })
+    }
+}
+
+/// Logs lines with a prefix; without one they are only read.
+fn line_logger<'s>(
+    services: &'s dyn OperationServices,
+    prefix: Option<&'static str>,
+) -> impl FnMut(String) -> BoxFuture<'s, ()> {
+    move |line| {
+        Box::pin(async move {
+            if let Some(prefix) = prefix {
+                services.log("info", &format!("{prefix} {line}")).await;
+            }
+        })
     }
 }
 
@@ -294,7 +356,9 @@ async fn watch(
         services.log("info", &format!("Process created, PID: {id}")).await;
         loop {
             tokio::time::sleep(REMINDER).await;
-            services.log("info", &format!("Waiting for process {id} to end...")).await;
+            services
+                .log("info", &format!("Waiting for process {id} to end..."))
+                .await;
         }
     };
     let deadline = async {
@@ -361,13 +425,19 @@ async fn fetch(source: &ScriptSource, services: &dyn OperationServices) -> Resul
     }
     match services.resource(path).await {
         Ok(content) => Ok(content.into()),
-        Err(error) => Err(OperationError::recoverable(format!("the script {path} can't be fetched: {error}"))),
+        Err(error) => Err(OperationError::recoverable(format!(
+            "the script {path} can't be fetched: {error}"
+        ))),
     }
 }
 
 fn timed_out(seconds: f64, recoverable: bool) -> OperationError {
     let message = format!("Process killed due to timeout of {seconds} seconds");
-    if recoverable { OperationError::recoverable(message) } else { OperationError::non_recoverable(message) }
+    if recoverable {
+        OperationError::recoverable(message)
+    } else {
+        OperationError::non_recoverable(message)
+    }
 }
 
 /// This machine's trouble, not the script's: another attempt may succeed.
@@ -388,7 +458,17 @@ fn own(path: &Path, account: Option<&Account>) -> std::io::Result<()> {
 
 /// Ids become one path component each, and nothing else.
 fn as_file_name(id: &str) -> String {
-    let safe = |letter: char| if letter == '/' || letter.is_control() { '_' } else { letter };
+    let safe = |letter: char| {
+        if letter == '/' || letter.is_control() {
+            '_'
+        } else {
+            letter
+        }
+    };
     let name: String = id.chars().map(safe).collect();
-    if name.is_empty() || name.starts_with('.') { format!("_{name}") } else { name }
+    if name.is_empty() || name.starts_with('.') {
+        format!("_{name}")
+    } else {
+        name
+    }
 }

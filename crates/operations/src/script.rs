@@ -45,7 +45,12 @@ impl ScriptInputs {
     /// # Errors
     /// Non-recoverable ones: the blueprint is wrong.
     pub(crate) fn parse(inputs: &Map<String, Value>) -> Result<Self, OperationError> {
-        let text = |name: &str| inputs.get(name).filter(|value| !value.is_null()).map(python_text::display);
+        let text = |name: &str| {
+            inputs
+                .get(name)
+                .filter(|value| !value.is_null())
+                .map(python_text::display)
+        };
         let source = match (text("script_path"), text("script_source")) {
             (None, None) => return Err(wrong("Either script_path or script_source must be provided")),
             (Some(_), Some(_)) => return Err(wrong("Only provide script_path or script_source, not both")),
@@ -58,7 +63,11 @@ impl ScriptInputs {
             Some(Value::Object(options)) => options,
             Some(_) => return Err(wrong("the input process must be a mapping")),
         };
-        Ok(Self { source, process: ProcessOptions::parse(options)?, environment: environment(inputs, options)? })
+        Ok(Self {
+            source,
+            process: ProcessOptions::parse(options)?,
+            environment: environment(inputs, options)?,
+        })
     }
 
     /// The last part of the script's name, which tells its language.
@@ -67,7 +76,11 @@ impl ScriptInputs {
             ScriptSource::Path(path) => {
                 let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
                 let name: String = name.chars().filter(|letter| !letter.is_control()).collect();
-                if matches!(name.as_str(), "" | "." | "..") { "script".into() } else { name }
+                if matches!(name.as_str(), "" | "." | "..") {
+                    "script".into()
+                } else {
+                    name
+                }
             }
             ScriptSource::Inline(_) if self.process.eval_python == Some(true) => "script.py".into(),
             ScriptSource::Inline(_) => "script.sh".into(),
@@ -76,7 +89,10 @@ impl ScriptInputs {
 
     /// The shell's command line for the script at `path` that begins with `content`.
     pub(crate) fn command(&self, path: &str, content: &[u8]) -> String {
-        let extension = self.file_name().rsplit_once('.').map(|(_, extension)| extension.to_lowercase());
+        let extension = self
+            .file_name()
+            .rsplit_once('.')
+            .map(|(_, extension)| extension.to_lowercase());
         let python = self.process.eval_python.unwrap_or(extension.as_deref() == Some("py"));
         let prefix = match &self.process.command_prefix {
             Some(prefix) => Some(prefix.as_str()),
@@ -85,13 +101,21 @@ impl ScriptInputs {
             None => None,
         };
         let words = prefix.into_iter().map(str::to_owned).chain([quoted_if_needed(path)]);
-        words.chain(self.process.arguments.iter().cloned()).collect::<Vec<_>>().join(" ")
+        words
+            .chain(self.process.arguments.iter().cloned())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 
 impl ProcessOptions {
     fn parse(options: &Map<String, Value>) -> Result<Self, OperationError> {
-        let text = |name: &str| options.get(name).filter(|value| !python_text::is_falsy(value)).map(python_text::display);
+        let text = |name: &str| {
+            options
+                .get(name)
+                .filter(|value| !python_text::is_falsy(value))
+                .map(python_text::display)
+        };
         let flag = |name: &str, default| options.get(name).map_or(default, |value| !python_text::is_falsy(value));
         let arguments = match options.get("args") {
             None | Some(Value::Null) => Vec::new(),
@@ -131,10 +155,16 @@ fn environment(
         Some(_) => return Err(wrong("the input process.env must be a mapping")),
     };
     let mut environment = BTreeMap::new();
-    for (name, value) in inputs.iter().filter(|(name, _)| !OWN_INPUTS.contains(&name.as_str())).chain(explicit) {
+    for (name, value) in inputs
+        .iter()
+        .filter(|(name, _)| !OWN_INPUTS.contains(&name.as_str()))
+        .chain(explicit)
+    {
         let value = python_text::environment_value(value);
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(wrong(&format!("the input {name:?} can't be an environment variable: it holds = or NUL")));
+            return Err(wrong(&format!(
+                "the input {name:?} can't be an environment variable: it holds = or NUL"
+            )));
         }
         environment.insert(name.clone(), value);
     }
@@ -148,14 +178,25 @@ fn wrong(message: &str) -> OperationError {
 /// Quotes for the shell only what needs it, so that commands in logs look as users know them.
 fn quoted_if_needed(path: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+".contains(letter);
-    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
+    if path.chars().all(plain) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', r"'\''"))
+    }
 }
 
 /// Takes away the indentation that all lines share.
 fn dedent(text: &str) -> String {
     let indentation = |line: &str| line.len() - line.trim_start_matches([' ', '\t']).len();
-    let shared = text.lines().filter(|line| !line.trim().is_empty()).map(indentation).min().unwrap_or(0);
-    let lines = text.lines().map(|line| line.get(shared.min(indentation(line))..).unwrap_or_default());
+    let shared = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(indentation)
+        .min()
+        .unwrap_or(0);
+    let lines = text
+        .lines()
+        .map(|line| line.get(shared.min(indentation(line))..).unwrap_or_default());
     let mut dedented = lines.collect::<Vec<_>>().join("\n");
     if text.ends_with('\n') {
         dedented.push('\n');
@@ -180,14 +221,26 @@ mod tests {
             "process": {"env": {"port": 81}},
         }))
         .unwrap();
-        let expected = [("flag", "false"), ("list", r#"["a", 1]"#), ("name", "x"), ("none", "None"), ("port", "81")];
-        assert_eq!(inputs.environment, expected.map(|(name, value)| (name.into(), value.into())).into());
+        let expected = [
+            ("flag", "false"),
+            ("list", r#"["a", 1]"#),
+            ("name", "x"),
+            ("none", "None"),
+            ("port", "81"),
+        ];
+        assert_eq!(
+            inputs.environment,
+            expected.map(|(name, value)| (name.into(), value.into())).into()
+        );
     }
 
     #[test]
     fn wrong_inputs_are_named() {
         let message = |inputs| parse(inputs).unwrap_err().message;
-        assert_eq!(message(json!({})), "Either script_path or script_source must be provided");
+        assert_eq!(
+            message(json!({})),
+            "Either script_path or script_source must be provided"
+        );
         assert!(message(json!({"script_path": "a", "script_source": "b"})).contains("not both"));
         let proxy = json!({"script_path": "a", "process": {"ctx_proxy_type": "carrier-pigeon"}});
         assert_eq!(message(proxy), "Unsupported proxy type: carrier-pigeon");
@@ -200,8 +253,14 @@ mod tests {
         let command = |inputs: Value, content: &str| parse(inputs).unwrap().command("/tmp/s", content.as_bytes());
         assert_eq!(command(json!({"script_path": "a.sh"}), "#!/bin/bash"), "/tmp/s");
         assert_eq!(command(json!({"script_path": "a.py"}), "import os"), "python3 /tmp/s");
-        assert_eq!(command(json!({"script_path": "a.py"}), "#!/usr/bin/env python3"), "/tmp/s");
-        assert_eq!(command(json!({"script_path": "a.py", "process": {"eval_python": false}}), ""), "/tmp/s");
+        assert_eq!(
+            command(json!({"script_path": "a.py"}), "#!/usr/bin/env python3"),
+            "/tmp/s"
+        );
+        assert_eq!(
+            command(json!({"script_path": "a.py", "process": {"eval_python": false}}), ""),
+            "/tmp/s"
+        );
         assert_eq!(command(json!({"script_path": "a.ps1"}), ""), "powershell /tmp/s");
         let prefixed = json!({"script_path": "a.py", "process": {"command_prefix": "bash -x", "args": ["1", 2]}});
         assert_eq!(command(prefixed, ""), "bash -x /tmp/s 1 2");

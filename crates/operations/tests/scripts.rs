@@ -33,14 +33,25 @@ impl OperationServices for Recorder {
     }
 
     async fn resource(&self, path: &str) -> Result<Bytes, ServiceError> {
-        self.files.get(path).map(|text| text.clone().into()).ok_or_else(|| ServiceError::NotFound(path.into()))
+        self.files
+            .get(path)
+            .map(|text| text.clone().into())
+            .ok_or_else(|| ServiceError::NotFound(path.into()))
     }
 
-    async fn update_instance(&self, id: &str, version: i32, properties: &Map<String, Value>) -> Result<i32, ServiceError> {
+    async fn update_instance(
+        &self,
+        id: &str,
+        version: i32,
+        properties: &Map<String, Value>,
+    ) -> Result<i32, ServiceError> {
         if self.conflict {
             return Err(ServiceError::Conflict(id.into()));
         }
-        self.updates.lock().unwrap().push((id.into(), version, Value::Object(properties.clone())));
+        self.updates
+            .lock()
+            .unwrap()
+            .push((id.into(), version, Value::Object(properties.clone())));
         Ok(version + 1)
     }
 }
@@ -69,16 +80,23 @@ impl Bench {
             account: None,
             environment: BTreeMap::new(),
         };
-        Self { runner: Runner::new(options).unwrap(), recorder: Arc::new(recorder), folder }
+        Self {
+            runner: Runner::new(options).unwrap(),
+            recorder: Arc::new(recorder),
+            folder,
+        }
     }
 
     async fn run(&self, script: &str) -> Outcome {
-        self.run_call(call(json!({"script_source": script})), Shutdown::never()).await
+        self.run_call(call(json!({"script_source": script})), Shutdown::never())
+            .await
     }
 
     async fn run_call(&self, call: OperationCall, shutdown: Shutdown) -> Outcome {
         let services: Arc<dyn OperationServices> = self.recorder.clone();
-        tokio::time::timeout(Duration::from_secs(60), self.runner.run(call, services, shutdown)).await.unwrap()
+        tokio::time::timeout(Duration::from_secs(60), self.runner.run(call, services, shutdown))
+            .await
+            .unwrap()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -130,7 +148,8 @@ async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Whether the process lives. A zombie does not.
 fn lives(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
 fn read(path: &Path) -> String {
@@ -153,25 +172,56 @@ async fn a_script_reads_and_sets_its_context() {
         ctx send-event 'half way'
         ctx returns @'{\"done\": true}'
     ";
-    let bench = Bench::new(Recorder { files: [("scripts/a.sh".into(), script.into())].into(), ..Recorder::default() });
+    let bench = Bench::new(Recorder {
+        files: [("scripts/a.sh".into(), script.into())].into(),
+        ..Recorder::default()
+    });
     let inputs = json!({"script_path": "scripts/a.sh", "greeting": "hello world", "list": [1, "two"]});
     let outcome = bench.run_call(call(inputs), Shutdown::never()).await;
-    assert_eq!(outcome, Outcome::Succeeded(json!({"done": true})), "{:?}", bench.recorder.lines.lock().unwrap());
-    for line in ["info port is 8080", "info <out> to stdout", "info <err> to stderr", "event half way"] {
-        assert!(bench.recorder.has_line(line), "{line} in {:?}", bench.recorder.lines.lock().unwrap());
+    assert_eq!(
+        outcome,
+        Outcome::Succeeded(json!({"done": true})),
+        "{:?}",
+        bench.recorder.lines.lock().unwrap()
+    );
+    for line in [
+        "info port is 8080",
+        "info <out> to stdout",
+        "info <err> to stderr",
+        "event half way",
+    ] {
+        assert!(
+            bench.recorder.has_line(line),
+            "{line} in {:?}",
+            bench.recorder.lines.lock().unwrap()
+        );
     }
     let stored = json!({"before": 1, "url": "http://localhost:8080/", "nested": {"count": 3}});
-    assert_eq!(*bench.recorder.updates.lock().unwrap(), [("web_abc123".to_owned(), 7, stored)]);
+    assert_eq!(
+        *bench.recorder.updates.lock().unwrap(),
+        [("web_abc123".to_owned(), 7, stored)]
+    );
 }
 
 #[tokio::test]
 async fn a_failing_script_is_recoverable_and_keeps_what_it_set() {
     let bench = Bench::new(Recorder::default());
-    let error = failure(bench.run("echo out; echo err >&2; ctx instance runtime-properties a b; exit 3").await);
-    assert_eq!((error.kind, error.type_name.as_str()), (ErrorKind::Recoverable, "ProcessException"));
+    let error = failure(
+        bench
+            .run("echo out; echo err >&2; ctx instance runtime-properties a b; exit 3")
+            .await,
+    );
+    assert_eq!(
+        (error.kind, error.type_name.as_str()),
+        (ErrorKind::Recoverable, "ProcessException")
+    );
     let (command, rest) = error.message.split_once(", exit_code: ").unwrap();
-    assert!(command.starts_with("command: /") && command.ends_with("/script.sh"), "{command}");
-    assert_eq!(rest, "3, stdout: out\n, stderr: err\n");
+    assert!(
+        command.starts_with("command: /") && command.ends_with("/script.sh"),
+        "{command}"
+    );
+    // Setting a property answers nothing, which `ctx` prints as an empty line.
+    assert_eq!(rest, "3, stdout: out\n\n, stderr: err\n");
     assert_eq!(bench.recorder.updates.lock().unwrap().len(), 1);
 }
 
@@ -182,25 +232,45 @@ async fn updates_in_between_are_written_at_once_with_growing_versions() {
         .run("ctx instance runtime-properties a 1; ctx instance update; ctx instance runtime-properties a 2")
         .await;
     assert_eq!(outcome, Outcome::Succeeded(Value::Null));
-    let versions: Vec<_> = bench.recorder.updates.lock().unwrap().iter().map(|(_, version, _)| *version).collect();
+    let versions: Vec<_> = bench
+        .recorder
+        .updates
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(_, version, _)| *version)
+        .collect();
     assert_eq!(versions, [7, 8]);
 }
 
 #[tokio::test]
 async fn a_conflict_fails_the_operation() {
-    let bench = Bench::new(Recorder { conflict: true, ..Recorder::default() });
+    let bench = Bench::new(Recorder {
+        conflict: true,
+        ..Recorder::default()
+    });
     let error = failure(bench.run("ctx instance runtime-properties a 1").await);
     assert_eq!(error.kind, ErrorKind::Recoverable);
-    assert!(error.message.contains("web_abc123 was changed by somebody else"), "{}", error.message);
+    assert!(
+        error.message.contains("web_abc123 was changed by somebody else"),
+        "{}",
+        error.message
+    );
 }
 
 #[tokio::test]
 async fn retry_and_abort_decide_the_outcome() {
     let bench = Bench::new(Recorder::default());
     let error = failure(bench.run("ctx operation retry 'not yet' 9").await);
-    assert_eq!((error.kind, error.retry_after, error.message.as_str()), (ErrorKind::Retry, Some(9.0), "not yet"));
+    assert_eq!(
+        (error.kind, error.retry_after, error.message.as_str()),
+        (ErrorKind::Retry, Some(9.0), "not yet")
+    );
     let error = failure(bench.run("set -e; ctx abort-operation 'never'; echo not reached").await);
-    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NonRecoverable, "never"));
+    assert_eq!(
+        (error.kind, error.message.as_str()),
+        (ErrorKind::NonRecoverable, "never")
+    );
     assert!(!bench.recorder.has_line("info <out> not reached"));
     assert!(bench.recorder.has_line("info <err> never"));
     let error = failure(bench.run("ctx returns 1; ctx returns 2").await);
@@ -211,7 +281,10 @@ async fn retry_and_abort_decide_the_outcome() {
 #[tokio::test]
 async fn resources_are_downloaded() {
     let files = BTreeMap::from([("files/index.html".to_owned(), "<p>hello</p>".to_owned())]);
-    let bench = Bench::new(Recorder { files, ..Recorder::default() });
+    let bench = Bench::new(Recorder {
+        files,
+        ..Recorder::default()
+    });
     let outcome = bench
         .run(
             "set -e
@@ -222,11 +295,22 @@ async fn resources_are_downloaded() {
         )
         .await;
     assert_eq!(outcome, Outcome::Succeeded(json!("<p>hello</p> <p>hello</p>")));
-    assert_eq!(read(&bench.path("work/deployments/default_tenant/d1/copy.html")), "<p>hello</p>");
+    assert_eq!(
+        read(&bench.path("work/deployments/default_tenant/d1/copy.html")),
+        "<p>hello</p>"
+    );
     let error = failure(bench.run("ctx get-resource nothing").await);
     assert!(error.message.contains("nothing was not found"), "{}", error.message);
-    let error = failure(bench.run_call(call(json!({"script_path": "nothing.sh"})), Shutdown::never()).await);
-    assert!(error.message.contains("the script nothing.sh can't be fetched"), "{}", error.message);
+    let error = failure(
+        bench
+            .run_call(call(json!({"script_path": "nothing.sh"})), Shutdown::never())
+            .await,
+    );
+    assert!(
+        error.message.contains("the script nothing.sh can't be fetched"),
+        "{}",
+        error.message
+    );
 }
 
 #[tokio::test]
@@ -238,7 +322,11 @@ async fn a_background_process_does_not_hold_the_operation() {
     assert!(bench.recorder.has_line("info <out> started"));
     let pid = read(&pid_file);
     assert!(lives(&pid), "a started service lives on");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.parse().unwrap()), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid.parse().unwrap()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
 }
 
 #[tokio::test]
@@ -259,14 +347,20 @@ async fn a_timeout_kills_the_whole_group() {
 async fn a_cancel_ends_the_script_and_writes_nothing() {
     let bench = Bench::new(Recorder::default());
     let pid_file = bench.path("pid");
-    let script = format!("ctx instance runtime-properties a 1; echo $$ > {}; exec sleep 300", pid_file.display());
+    let script = format!(
+        "ctx instance runtime-properties a 1; echo $$ > {}; exec sleep 300",
+        pid_file.display()
+    );
     let trigger = ShutdownTrigger::new();
     let shutdown = trigger.signal();
     let started = async {
         wait_until("the start of the script", || !read(&pid_file).is_empty()).await;
         trigger.fire();
     };
-    let (outcome, ()) = tokio::join!(bench.run_call(call(json!({"script_source": script})), shutdown), started);
+    let (outcome, ()) = tokio::join!(
+        bench.run_call(call(json!({"script_source": script})), shutdown),
+        started
+    );
     assert_eq!(outcome, Outcome::Cancelled);
     assert!(bench.recorder.updates.lock().unwrap().is_empty());
     let pid = read(&pid_file);
@@ -300,8 +394,13 @@ async fn python_scripts_run_as_processes() {
         "a.py".to_owned(),
         "import os, subprocess\nsubprocess.check_call(['ctx', 'returns', 'python ' + os.environ['x']])\n".to_owned(),
     )]);
-    let bench = Bench::new(Recorder { files, ..Recorder::default() });
-    let outcome = bench.run_call(call(json!({"script_path": "a.py", "x": "works"})), Shutdown::never()).await;
+    let bench = Bench::new(Recorder {
+        files,
+        ..Recorder::default()
+    });
+    let outcome = bench
+        .run_call(call(json!({"script_path": "a.py", "x": "works"})), Shutdown::never())
+        .await;
     assert_eq!(outcome, Outcome::Succeeded(json!("python works")));
 }
 
@@ -312,12 +411,23 @@ async fn process_options_are_followed() {
         "script_source": "pwd; echo \"$1-$2\" >&2; echo [$CTX_SOCKET_URL]",
         "process": {"cwd": "/", "args": ["a", "'b c'"], "command_prefix": "bash", "stderr_to_stdout": true, "ctx_proxy_type": "none"},
     });
-    assert_eq!(bench.run_call(call(inputs), Shutdown::never()).await, Outcome::Succeeded(Value::Null));
+    assert_eq!(
+        bench.run_call(call(inputs), Shutdown::never()).await,
+        Outcome::Succeeded(Value::Null)
+    );
     for line in ["info <out> /", "info <out> a-b c", "info <out> []"] {
-        assert!(bench.recorder.has_line(line), "{line} in {:?}", bench.recorder.lines.lock().unwrap());
+        assert!(
+            bench.recorder.has_line(line),
+            "{line} in {:?}",
+            bench.recorder.lines.lock().unwrap()
+        );
     }
     let mut other = call(json!({}));
     other.context.task_name = "my_plugin.tasks.create".into();
     let error = failure(bench.run_call(other, Shutdown::never()).await);
-    assert!(error.message.starts_with("my_plugin.tasks.create can't be run"), "{}", error.message);
+    assert!(
+        error.message.starts_with("my_plugin.tasks.create can't be run"),
+        "{}",
+        error.message
+    );
 }

@@ -122,7 +122,13 @@ fn root(call: &OperationCall, name: &str) -> Result<Option<Place>, Failure> {
         "type" => Place::Value(json!(subject_type(call))),
         "tenant_name" => Place::Value(json!(call.context.tenant)),
         "local" => Place::Value(json!(false)),
-        "resume" => Place::Value(json!(call.context.fields.get("resume").and_then(Value::as_bool).unwrap_or(false))),
+        "resume" => Place::Value(json!(
+            call.context
+                .fields
+                .get("resume")
+                .and_then(Value::as_bool)
+                .unwrap_or(false)
+        )),
         "bypass_maintenance" => Place::field(call, name),
         "deployment" => Place::Deployment,
         "blueprint" => Place::Blueprint,
@@ -151,7 +157,9 @@ fn subject_type(call: &OperationCall) -> &'static str {
 
 fn not_here(what: &str, wanted: &str, call: &OperationCall) -> Failure {
     let used = subject_type(call);
-    Failure::non_recoverable(format!("{what} can only be used in a {wanted} context but used in a {used} context."))
+    Failure::non_recoverable(format!(
+        "{what} can only be used in a {wanted} context but used in a {used} context."
+    ))
 }
 
 fn deployment(call: &OperationCall, name: &str) -> Option<Place> {
@@ -170,7 +178,11 @@ fn operation(call: &OperationCall, name: &str) -> Option<Place> {
     match name {
         "retry" => Some(Place::Function(Function::Retry)),
         "name" | "retry_number" | "max_retries" | "relationship" => {
-            let value = call.context.fields.get("operation").and_then(|operation| operation.get(name));
+            let value = call
+                .context
+                .fields
+                .get("operation")
+                .and_then(|operation| operation.get(name));
             Some(Place::Value(value.cloned().unwrap_or(Value::Null)))
         }
         _ => None,

@@ -113,11 +113,17 @@ pub(crate) struct Failure {
 
 impl Failure {
     fn runtime(message: impl Into<String>) -> Self {
-        Self { type_name: "RuntimeError", message: message.into() }
+        Self {
+            type_name: "RuntimeError",
+            message: message.into(),
+        }
     }
 
     pub(crate) fn non_recoverable(message: impl Into<String>) -> Self {
-        Self { type_name: "NonRecoverableError", message: message.into() }
+        Self {
+            type_name: "NonRecoverableError",
+            message: message.into(),
+        }
     }
 }
 
@@ -147,12 +153,21 @@ impl Subject {
 impl CtxModel {
     /// The object at the start of an operation.
     pub fn new(call: OperationCall) -> Self {
-        let ends = [EndOfRelationship::Own, EndOfRelationship::Source, EndOfRelationship::Target];
+        let ends = [
+            EndOfRelationship::Own,
+            EndOfRelationship::Source,
+            EndOfRelationship::Target,
+        ];
         let stored = ends
             .into_iter()
             .filter_map(|which| Some((which, call.subject.end(which)?.instance.runtime_properties.clone())))
             .collect();
-        Self { call, stored, verdict: Verdict::Open, retry: None }
+        Self {
+            call,
+            stored,
+            verdict: Verdict::Open,
+            retry: None,
+        }
     }
 
     /// Answers one request.
@@ -166,16 +181,20 @@ impl CtxModel {
     /// What the script said about the outcome.
     pub fn verdict(&self) -> Verdict {
         match (&self.verdict, &self.retry) {
-            (Verdict::Open | Verdict::Returned(_), Some((message, retry_after))) => {
-                Verdict::Retry { message: message.clone(), retry_after: *retry_after }
-            }
+            (Verdict::Open | Verdict::Returned(_), Some((message, retry_after))) => Verdict::Retry {
+                message: message.clone(),
+                retry_after: *retry_after,
+            },
             (verdict, _) => verdict.clone(),
         }
     }
 
     /// The instances whose runtime properties differ from the record.
     pub fn dirty(&self) -> Vec<Dirty> {
-        self.stored.iter().filter_map(|(which, _)| self.dirty_end(*which)).collect()
+        self.stored
+            .iter()
+            .filter_map(|(which, _)| self.dirty_end(*which))
+            .collect()
     }
 
     /// The runtime properties of `dirty` are in the record now, under `version`.
@@ -240,7 +259,10 @@ impl CtxModel {
             [] => Ok(result(Value::Object(properties.clone()))),
             [key] => {
                 let value = path::get(properties, &python_text::display(key));
-                value.cloned().map(result).map_err(|error| Failure::runtime(error.to_string()))
+                value
+                    .cloned()
+                    .map(result)
+                    .map_err(|error| Failure::runtime(error.to_string()))
             }
             [key, value] => path::set(properties, &python_text::display(key), value.clone())
                 .map(|()| result(Value::Null))
@@ -250,7 +272,11 @@ impl CtxModel {
     }
 
     fn properties_mut(&mut self, which: EndOfRelationship) -> Result<&mut Map<String, Value>, Failure> {
-        let end = self.call.subject.end_mut(which).ok_or_else(|| Failure::runtime("there is no such node instance"))?;
+        let end = self
+            .call
+            .subject
+            .end_mut(which)
+            .ok_or_else(|| Failure::runtime("there is no such node instance"))?;
         Ok(&mut end.instance.runtime_properties)
     }
 
@@ -268,7 +294,13 @@ impl CtxModel {
             }
             Function::RetryOperation => {
                 let (message, retry_after) = arguments.retry();
-                self.conclude(Verdict::Retry { message: message.clone(), retry_after }, message)
+                self.conclude(
+                    Verdict::Retry {
+                        message: message.clone(),
+                        retry_after,
+                    },
+                    message,
+                )
             }
             Function::Retry => {
                 self.retry = Some(arguments.retry());
@@ -277,27 +309,32 @@ impl CtxModel {
             Function::Log(level) => {
                 let text = python_text::display(&arguments.required(0, "msg")?);
                 let values = arguments.positional.get(1..).unwrap_or_default();
-                let text = if values.is_empty() { text } else { python_text::interpolate(&text, values) };
+                let text = if values.is_empty() {
+                    text
+                } else {
+                    python_text::interpolate(&text, values)
+                };
                 Ok(Step::Effect(Effect::Log { level, text }))
             }
-            Function::SendEvent => {
-                Ok(Step::Effect(Effect::Event(python_text::display(&arguments.required(0, "event")?))))
-            }
-            Function::GetResource => {
-                Ok(Step::Effect(Effect::GetResource(python_text::display(&arguments.required(0, "resource_path")?))))
-            }
+            Function::SendEvent => Ok(Step::Effect(Effect::Event(python_text::display(
+                &arguments.required(0, "event")?,
+            )))),
+            Function::GetResource => Ok(Step::Effect(Effect::GetResource(python_text::display(
+                &arguments.required(0, "resource_path")?,
+            )))),
             Function::DownloadResource => Ok(Step::Effect(Effect::DownloadResource {
                 path: python_text::display(&arguments.required(0, "resource_path")?),
-                target: arguments.optional(1, "target_path").map(|target| python_text::display(&target)),
+                target: arguments
+                    .optional(1, "target_path")
+                    .map(|target| python_text::display(&target)),
             })),
             Function::Render(name) => Err(Failure {
                 type_name: "NotImplementedError",
                 message: format!("ctx {name} is not offered: download the resource and fill it in in the script"),
             }),
-            Function::Update(which) => Ok(self.dirty_end(*which).map_or_else(
-                || result(Value::Null),
-                |dirty| Step::Effect(Effect::Write(dirty)),
-            )),
+            Function::Update(which) => Ok(self
+                .dirty_end(*which)
+                .map_or_else(|| result(Value::Null), |dirty| Step::Effect(Effect::Write(dirty)))),
             Function::Refresh(which) => match self.dirty_end(*which) {
                 None => Ok(result(Value::Null)),
                 Some(_) => Err(Failure::non_recoverable(
@@ -316,13 +353,20 @@ impl CtxModel {
             Function::PropertiesGet(which) => {
                 let key = python_text::display(&arguments.required(0, "key")?);
                 let found = self.properties_mut(*which)?.get(&key).cloned();
-                found.or_else(|| arguments.optional(1, "default")).unwrap_or(Value::Null)
+                found
+                    .or_else(|| arguments.optional(1, "default"))
+                    .unwrap_or(Value::Null)
             }
             Function::PropertiesPop(which) => {
                 let key = python_text::display(&arguments.required(0, "key")?);
                 let removed = self.properties_mut(*which)?.shift_remove(&key);
-                let missing = || Failure { type_name: "KeyError", message: format!("'{key}'") };
-                removed.or_else(|| arguments.optional(1, "default")).ok_or_else(missing)?
+                let missing = || Failure {
+                    type_name: "KeyError",
+                    message: format!("'{key}'"),
+                };
+                removed
+                    .or_else(|| arguments.optional(1, "default"))
+                    .ok_or_else(missing)?
             }
             Function::PropertiesUpdate(which) => {
                 let properties = self.properties_mut(*which)?;
@@ -380,7 +424,10 @@ fn cannot_process(rest: &[Value], arguments: &[Value]) -> Failure {
     let all = python_text::display(&json!(arguments));
     match rest.first() {
         Some(word) => Failure::runtime(format!("{} cannot be processed in {all}", python_text::display(word))),
-        None => Failure { type_name: "TypeError", message: format!("{all} names an object that has no JSON form") },
+        None => Failure {
+            type_name: "TypeError",
+            message: format!("{all} names an object that has no JSON form"),
+        },
     }
 }
 
@@ -393,24 +440,40 @@ struct Arguments {
 impl Arguments {
     fn of(words: &[Value]) -> Self {
         match words {
-            [positional @ .., Value::Object(named)] => Self { positional: positional.to_vec(), named: named.clone() },
-            positional => Self { positional: positional.to_vec(), named: Map::new() },
+            [positional @ .., Value::Object(named)] => Self {
+                positional: positional.to_vec(),
+                named: named.clone(),
+            },
+            positional => Self {
+                positional: positional.to_vec(),
+                named: Map::new(),
+            },
         }
     }
 
     fn optional(&self, position: usize, name: &str) -> Option<Value> {
-        self.positional.get(position).or_else(|| self.named.get(name)).filter(|value| !value.is_null()).cloned()
+        self.positional
+            .get(position)
+            .or_else(|| self.named.get(name))
+            .filter(|value| !value.is_null())
+            .cloned()
     }
 
     fn required(&self, position: usize, name: &str) -> Result<Value, Failure> {
-        self.positional.get(position).or_else(|| self.named.get(name)).cloned().ok_or_else(|| Failure {
-            type_name: "TypeError",
-            message: format!("missing 1 required positional argument: '{name}'"),
-        })
+        self.positional
+            .get(position)
+            .or_else(|| self.named.get(name))
+            .cloned()
+            .ok_or_else(|| Failure {
+                type_name: "TypeError",
+                message: format!("missing 1 required positional argument: '{name}'"),
+            })
     }
 
     fn message(&self) -> String {
-        self.optional(0, "message").map(|message| python_text::display(&message)).unwrap_or_default()
+        self.optional(0, "message")
+            .map(|message| python_text::display(&message))
+            .unwrap_or_default()
     }
 
     fn retry(&self) -> (String, Option<f64>) {
@@ -449,7 +512,11 @@ mod tests {
             "tenant": {"name": "t1"}, "operation": {"name": "x.create", "retry_number": 2, "max_retries": 60},
         });
         let context = OperationContext::parse(&context).unwrap();
-        CtxModel::new(OperationCall { context, inputs: Map::new(), subject })
+        CtxModel::new(OperationCall {
+            context,
+            inputs: Map::new(),
+            subject,
+        })
     }
 
     fn on_node() -> CtxModel {
@@ -473,7 +540,10 @@ mod tests {
         for (arguments, value) in [
             (json!(["node", "properties", "port"]), json!(80)),
             (json!(["node", "properties", "deep.list[1]"]), json!(2)),
-            (json!(["node", "properties"]), json!({"port": 80, "deep": {"list": [1, 2]}})),
+            (
+                json!(["node", "properties"]),
+                json!({"port": 80, "deep": {"list": [1, 2]}}),
+            ),
             (json!(["node", "id"]), json!("web")),
             (json!(["instance", "id"]), json!("web_1")),
             (json!(["instance", "host_ip"]), json!("10.0.0.1")),
@@ -495,9 +565,18 @@ mod tests {
     #[test]
     fn says_what_is_not_there() {
         let mut ctx = on_node();
-        assert_eq!(message(ask(&mut ctx, json!(["nothing", "x"]))), "nothing cannot be processed in ['nothing', 'x']");
-        assert_eq!(message(ask(&mut ctx, json!(["instance", "runtime-properties", "x"]))), "illegal path: x");
-        assert_eq!(message(ask(&mut ctx, json!(["node", "properties", "port", 81]))), READ_ONLY);
+        assert_eq!(
+            message(ask(&mut ctx, json!(["nothing", "x"]))),
+            "nothing cannot be processed in ['nothing', 'x']"
+        );
+        assert_eq!(
+            message(ask(&mut ctx, json!(["instance", "runtime-properties", "x"]))),
+            "illegal path: x"
+        );
+        assert_eq!(
+            message(ask(&mut ctx, json!(["node", "properties", "port", 81]))),
+            READ_ONLY
+        );
         assert!(message(ask(&mut ctx, json!(["source", "node"]))).contains("relationship-instance context"));
         assert!(message(ask(&mut ctx, json!([]))).contains("no JSON form"));
         assert!(message(ask(&mut ctx, json!(["node", "id", "x"]))).contains("cannot be processed"));
@@ -507,9 +586,14 @@ mod tests {
     fn runtime_properties_become_dirty_and_clean_again() {
         let mut ctx = on_node();
         ask(&mut ctx, json!(["instance", "runtime-properties", "new.key", "v"]));
-        let Step::Effect(Effect::Write(dirty)) = ask(&mut ctx, json!(["instance", "update"])) else { panic!() };
+        let Step::Effect(Effect::Write(dirty)) = ask(&mut ctx, json!(["instance", "update"])) else {
+            panic!()
+        };
         assert_eq!((dirty.instance_id.as_str(), dirty.version), ("web_1", 3));
-        assert_eq!(Value::Object(dirty.runtime_properties.clone()), json!({"a": {"b": 1}, "new": {"key": "v"}}));
+        assert_eq!(
+            Value::Object(dirty.runtime_properties.clone()),
+            json!({"a": {"b": 1}, "new": {"key": "v"}})
+        );
         ctx.written(dirty, 4);
         assert!(ctx.dirty().is_empty());
         ask(&mut ctx, json!(["instance", "runtime-properties", "pop", "a"]));
@@ -528,7 +612,10 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_relationship_can_be_changed() {
-        let mut ctx = model(Subject::Relationship { source: end("app"), target: end("db") });
+        let mut ctx = model(Subject::Relationship {
+            source: end("app"),
+            target: end("db"),
+        });
         assert_eq!(ask(&mut ctx, json!(["target", "node", "name"])), result(json!("db")));
         ask(&mut ctx, json!(["source", "instance", "runtime-properties", "x", 1]));
         ask(&mut ctx, json!(["target", "instance", "runtime-properties", "y", 2]));
@@ -551,15 +638,32 @@ mod tests {
         let mut ctx = on_node();
         assert_eq!(
             ask(&mut ctx, json!(["abort-operation", "no way"])),
-            Step::Answer(Answer::Stop { message: "no way".into() })
+            Step::Answer(Answer::Stop {
+                message: "no way".into()
+            })
         );
         assert_eq!(ctx.verdict(), Verdict::Aborted("no way".into()));
         let mut ctx = on_node();
         ask(&mut ctx, json!(["retry-operation", "wait", {"retry_after": 3}]));
-        assert_eq!(ctx.verdict(), Verdict::Retry { message: "wait".into(), retry_after: Some(3.0) });
+        assert_eq!(
+            ctx.verdict(),
+            Verdict::Retry {
+                message: "wait".into(),
+                retry_after: Some(3.0)
+            }
+        );
         let mut ctx = on_node();
-        assert_eq!(ask(&mut ctx, json!(["operation", "retry", "wait", "9"])), result(Value::Null));
-        assert_eq!(ctx.verdict(), Verdict::Retry { message: "wait".into(), retry_after: Some(9.0) });
+        assert_eq!(
+            ask(&mut ctx, json!(["operation", "retry", "wait", "9"])),
+            result(Value::Null)
+        );
+        assert_eq!(
+            ctx.verdict(),
+            Verdict::Retry {
+                message: "wait".into(),
+                retry_after: Some(9.0)
+            }
+        );
     }
 
     #[test]
@@ -567,17 +671,29 @@ mod tests {
         let mut ctx = on_node();
         assert_eq!(
             ask(&mut ctx, json!(["logger", "info", "%s done", "half"])),
-            Step::Effect(Effect::Log { level: "info", text: "half done".into() })
+            Step::Effect(Effect::Log {
+                level: "info",
+                text: "half done".into()
+            })
         );
         assert_eq!(
             ask(&mut ctx, json!(["logger", "warn", "100% done"])),
-            Step::Effect(Effect::Log { level: "warning", text: "100% done".into() })
+            Step::Effect(Effect::Log {
+                level: "warning",
+                text: "100% done".into()
+            })
         );
         assert_eq!(
             ask(&mut ctx, json!(["download-resource", "a/b.txt"])),
-            Step::Effect(Effect::DownloadResource { path: "a/b.txt".into(), target: None })
+            Step::Effect(Effect::DownloadResource {
+                path: "a/b.txt".into(),
+                target: None
+            })
         );
-        assert_eq!(ask(&mut ctx, json!(["get-resource", "x"])), Step::Effect(Effect::GetResource("x".into())));
+        assert_eq!(
+            ask(&mut ctx, json!(["get-resource", "x"])),
+            Step::Effect(Effect::GetResource("x".into()))
+        );
         assert!(message(ask(&mut ctx, json!(["get-resource"]))).contains("resource_path"));
     }
 }

@@ -14,7 +14,10 @@ pub(crate) fn get<'a>(root: &'a Map<String, Value>, path: &str) -> Result<&'a Va
     let first = segments.next().unwrap_or_default();
     let mut current = step(root, first).ok_or_else(illegal)?;
     for segment in segments {
-        current = current.as_object().and_then(|map| step(map, segment)).ok_or_else(illegal)?;
+        current = current
+            .as_object()
+            .and_then(|map| step(map, segment))
+            .ok_or_else(illegal)?;
     }
     Ok(current)
 }
@@ -35,9 +38,10 @@ pub(crate) fn set(root: &mut Map<String, Value>, path: &str, value: Value) -> Re
     let mut current = root;
     for segment in segments {
         let next = match indexed(segment) {
-            Some((name, index)) => {
-                current.get_mut(name).and_then(Value::as_array_mut).and_then(|items| items.get_mut(index))
-            }
+            Some((name, index)) => current
+                .get_mut(name)
+                .and_then(Value::as_array_mut)
+                .and_then(|items| items.get_mut(index)),
             None => Some(current.entry(segment).or_insert_with(|| Value::Object(Map::new()))),
         };
         current = next.and_then(Value::as_object_mut).ok_or_else(illegal)?;
@@ -71,8 +75,19 @@ mod tests {
         let root = map(json!({"a": {"b": [1, {"c": 2}]}}));
         assert_eq!(get(&root, "a.b[1].c").unwrap(), &json!(2));
         assert_eq!(get(&root, "a.b[0]").unwrap(), &json!(1));
-        for path in ["a.b[2]", "a.x", "a[0]", "", "a.b.c", "a..b", "a.b[99999999999999999999]"] {
-            assert_eq!(get(&root, path).unwrap_err().to_string(), format!("illegal path: {path}"));
+        for path in [
+            "a.b[2]",
+            "a.x",
+            "a[0]",
+            "",
+            "a.b.c",
+            "a..b",
+            "a.b[99999999999999999999]",
+        ] {
+            assert_eq!(
+                get(&root, path).unwrap_err().to_string(),
+                format!("illegal path: {path}")
+            );
         }
     }
 
@@ -81,7 +96,10 @@ mod tests {
         let mut root = map(json!({"list": [{}], "text": "t"}));
         set(&mut root, "a.b.c", json!(1)).unwrap();
         set(&mut root, "list[0].x", json!(2)).unwrap();
-        assert_eq!(Value::Object(root.clone()), json!({"list": [{"x": 2}], "text": "t", "a": {"b": {"c": 1}}}));
+        assert_eq!(
+            Value::Object(root.clone()),
+            json!({"list": [{"x": 2}], "text": "t", "a": {"b": {"c": 1}}})
+        );
         assert!(set(&mut root, "text.x", json!(1)).is_err());
         assert!(set(&mut root, "list[7].x", json!(1)).is_err());
     }
