@@ -173,9 +173,12 @@ impl FileSync {
             .ok_or_else(|| FileSyncError::ContentMissing(path.to_owned()))
     }
 
-    /// What the manifest says of a path.
-    pub fn entry(&self, path: &str) -> Option<Entry> {
-        self.consensus.state().borrow().files().entries.get(path).cloned()
+    /// The name of a file's content, hexadecimal: it changes when the content does. None for what is no file.
+    pub fn content_name(&self, path: &str) -> Option<String> {
+        match self.consensus.state().borrow().files().entries.get(path)? {
+            Entry::File { content, .. } => Some(content.0.iter().map(|byte| format!("{byte:02x}")).collect()),
+            _ => None,
+        }
     }
 
     /// How far this node's tree is.

@@ -1,0 +1,241 @@
+//! Deployments: creation, lists, outputs.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use conclave_blueprint::{DeploymentPlan, DeploymentRequest, EvaluationContext, IdSource, Plan, deployment_plan};
+use conclave_executor::DeploymentData;
+use conclave_store::{NewDeployment, NewInstance, NewNode, Resource};
+use conclave_types::ExecutionId;
+use rand::Rng;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::identity::check_id;
+use crate::error::ApiError;
+use crate::guard::Caller;
+use crate::list::{Asked, flag};
+use crate::state::{Object, RestState};
+
+struct RandomSuffix;
+
+impl IdSource for RandomSuffix {
+    fn suffix(&mut self) -> String {
+        const LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+        let mut random = rand::rng();
+        (0..6)
+            .map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())]))
+            .collect()
+    }
+}
+
+pub(super) async fn list(
+    State(state): State<RestState>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Object>, ApiError> {
+    Asked::read(
+        Resource::DEPLOYMENTS,
+        caller.scope("deployment_list")?,
+        query.as_deref(),
+    )?
+    .answer(&state.store, Resource::DEPLOYMENTS)
+    .await
+}
+
+pub(super) async fn get(
+    State(state): State<RestState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Object>, ApiError> {
+    let whole = Asked::read(Resource::DEPLOYMENTS, caller.scope("deployment_get")?, None)?;
+    let object = with_workflow_list(whole.one(&state.store, Resource::DEPLOYMENTS, &id).await?);
+    let include: String = query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| pair.starts_with("_include="))
+        .collect();
+    let asked = Asked::read(Resource::DEPLOYMENTS, caller.scope("deployment_get")?, Some(&include))?;
+    Ok(Json(asked.shape(object)?))
+}
+
+/// A single deployment shows its workflows as a list, a list of them as they are stored (spec/rest-api.md, trap 6).
+fn with_workflow_list(mut object: Value) -> Value {
+    let workflows = object["workflows"].as_object().cloned().unwrap_or_default();
+    object["workflows"] = workflows
+        .into_iter()
+        .map(|(name, workflow)| {
+            json!({
+                "name": name, "plugin": workflow["plugin"], "operation": workflow["operation"],
+                "parameters": workflow["parameters"], "is_cascading": workflow["is_cascading"], "is_available": true,
+                "availability_rules": workflow["availability_rules"],
+            })
+        })
+        .collect();
+    object
+}
+
+pub(super) async fn create(
+    State(state): State<RestState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(body): Json<Value>,
+) -> Result<(StatusCode, Json<Object>), ApiError> {
+    let tenant = caller.tenant("deployment_create")?.to_owned();
+    check_id("deployment_id", &id)?;
+    let text = |key: &str| body[key].as_str().map(str::to_owned);
+    let blueprint =
+        text("blueprint_id").ok_or_else(|| ApiError::bad("blueprint_id is missing from json request body"))?;
+    let inputs = match &body["inputs"] {
+        Value::Null => Map::new(),
+        Value::Object(inputs) => inputs.clone(),
+        _ => return Err(ApiError::bad("inputs parameter is expected to be of type dict")),
+    };
+    let plan = Plan::from_json(state.store.blueprint_plan_get(&tenant, &blueprint).await?);
+    let made = deployment_plan(&plan, &DeploymentRequest { inputs }, &mut RandomSuffix)?;
+    let new = NewDeployment {
+        tenant,
+        id: id.clone(),
+        display_name: text("display_name").unwrap_or_else(|| id.clone()),
+        blueprint,
+        visibility: text("visibility").unwrap_or_else(|| "tenant".into()),
+        creator: caller.principal.user.id,
+        description: plan.as_json()["description"].as_str().map(str::to_owned),
+        inputs: made.inputs.clone(),
+        outputs: made.outputs.clone(),
+        capabilities: made.capabilities.clone(),
+        workflows: plan.as_json()["workflows"].clone(),
+        groups: plan.as_json()["groups"].clone(),
+        scaling_groups: plan.as_json()["scaling_groups"].clone(),
+        labels: json!([]),
+        runtime_only_evaluation: body["runtime_only_evaluation"] == Value::Bool(true),
+        create_execution: ExecutionId(Uuid::new_v4()),
+        nodes: made.nodes.iter().map(new_node).collect(),
+        instances: new_instances(&made),
+    };
+    state.store.deployment_create(&new).await?;
+    let asked = Asked::read(Resource::DEPLOYMENTS, caller.scope("deployment_get")?, None)?;
+    let object = asked.one(&state.store, Resource::DEPLOYMENTS, &id).await?;
+    Ok((StatusCode::CREATED, Json(with_workflow_list(object))))
+}
+
+fn new_node(node: &Value) -> NewNode {
+    let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
+    let scalable = &node["capabilities"]["scalable"]["properties"];
+    let number = |key: &str, default: i32| {
+        scalable[key]
+            .as_i64()
+            .and_then(|n| i32::try_from(n).ok())
+            .unwrap_or(default)
+    };
+    NewNode {
+        id: text("name"),
+        type_name: text("type"),
+        type_hierarchy: node["type_hierarchy"].clone(),
+        host_id: node["host_id"].as_str().map(str::to_owned),
+        properties: node["properties"].clone(),
+        operations: node["operations"].clone(),
+        relationships: node["relationships"].clone(),
+        plugins: node["plugins"].clone(),
+        plugins_to_install: node["plugins_to_install"].clone(),
+        numbers: [
+            number("current_instances", 1),
+            number("planned_instances", 1),
+            number("default_instances", 1),
+            number("min_instances", 0),
+            number("max_instances", -1),
+        ],
+    }
+}
+
+fn new_instances(plan: &DeploymentPlan) -> Vec<NewInstance> {
+    let instance = |value: &Value| NewInstance {
+        id: value["id"].as_str().unwrap_or_default().to_owned(),
+        node_id: value["node_id"].as_str().unwrap_or_default().to_owned(),
+        index: value["index"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(1),
+        host_id: value["host_id"].as_str().map(str::to_owned),
+        relationships: value["relationships"].clone(),
+        scaling_groups: value["scaling_groups"].clone(),
+    };
+    plan.instances.iter().map(instance).collect()
+}
+
+pub(super) async fn delete(
+    State(state): State<RestState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Object>, ApiError> {
+    let tenant = caller.tenant("deployment_delete")?.to_owned();
+    let asked = Asked::read(Resource::DEPLOYMENTS, caller.scope("deployment_get")?, None)?;
+    let object = with_workflow_list(asked.one(&state.store, Resource::DEPLOYMENTS, &id).await?);
+    let force = flag(query.as_deref(), "force") || flag(query.as_deref(), "ignore_live_nodes");
+    state
+        .store
+        .deployment_delete(&tenant, &id, force)
+        .await
+        .map_err(|error| ApiError::from(error).conflict_as("dependent_exists_error"))?;
+    state.files.remove(&format!("deployments/{tenant}/{id}")).await?;
+    Ok(Json(object))
+}
+
+pub(super) async fn outputs(
+    State(state): State<RestState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Object>, ApiError> {
+    let tenant = caller.tenant("deployment_modification_outputs")?;
+    evaluated(&state, tenant, &id, "outputs").await
+}
+
+pub(super) async fn capabilities(
+    State(state): State<RestState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Object>, ApiError> {
+    let tenant = caller.tenant("deployment_capabilities")?;
+    evaluated(&state, tenant, &id, "capabilities").await
+}
+
+/// Values of outputs or capabilities as they are now. One that has no value shows the reason.
+async fn evaluated(state: &RestState, tenant: &str, id: &str, section: &str) -> Result<Json<Object>, ApiError> {
+    let rows = state.store.deployment_rows_get(tenant, id).await?;
+    let declared = rows.deployment[section].as_object().cloned().unwrap_or_default();
+    let data = DeploymentData::new(rows);
+    let values: BTreeMap<String, Value> = declared
+        .into_iter()
+        .map(|(name, output)| {
+            let value = data.evaluate(&output["value"], &EvaluationContext::default());
+            (
+                name,
+                value.unwrap_or_else(|error| Value::String(format!("<ERROR: {error}>"))),
+            )
+        })
+        .collect();
+    Ok(Json(json!({"deployment_id": id, section: values})))
+}
+
+pub(super) async fn evaluate(
+    State(state): State<RestState>,
+    caller: Caller,
+    Json(body): Json<Value>,
+) -> Result<Json<Object>, ApiError> {
+    let tenant = caller.tenant("functions_evaluate")?;
+    let id = body["deployment_id"]
+        .as_str()
+        .ok_or_else(|| ApiError::bad("deployment_id is missing"))?;
+    let data = DeploymentData::new(state.store.deployment_rows_get(tenant, id).await?);
+    let instance = |key: &str| body["context"][key].as_str().map(str::to_owned);
+    let context = EvaluationContext {
+        self_id: instance("self"),
+        source_id: instance("source"),
+        target_id: instance("target"),
+    };
+    let payload = data
+        .evaluate(&body["payload"], &context)
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "functions_evaluation_error", error.to_string()))?;
+    Ok(Json(json!({"deployment_id": id, "payload": payload})))
+}
