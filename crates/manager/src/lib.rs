@@ -1,1 +1,265 @@
-//! Placeholder.
+//! One node: wires the parts together, and nothing more.
+//!
+//! The only crate that knows all parts. It binds every port before it starts anything, starts the parts from the substrate
+//! upwards, and stops them in the opposite order.
+
+mod bootstrap;
+mod outlet;
+mod report;
+mod view;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use conclave_auth::Authenticator;
+use conclave_catalog::NodePorts;
+use conclave_config::{Election, NodeConfig, StatusContract};
+use conclave_consensus::{Consensus, Profile, StartOptions, identity_dir};
+use conclave_executor::{Executor, ExecutorOptions};
+use conclave_filesync::{FileSync, FileSyncOptions};
+use conclave_net::{NodeIdentity, ServerTls, bind, serve};
+use conclave_operations::{Runner, RunnerOptions};
+use conclave_postgres::{Database, DatabaseOptions};
+use conclave_rest::RestState;
+use conclave_runtime::account::Account;
+use conclave_runtime::{StopReport, Tasks};
+use conclave_store::{Store, StoreOptions};
+use conclave_workflow::Settings;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use outlet::StoreOutlet;
+use report::Reporter;
+use view::{FileResources, RaftView, live_managers};
+
+/// What has not stopped by then is left behind.
+const STOP_DEADLINE: Duration = Duration::from_secs(25);
+const STORE_CONNECTIONS: usize = 24;
+/// How long a request waits through a failover.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The ports that the cluster is told of.
+pub fn told_ports(config: &NodeConfig) -> NodePorts {
+    let ports = &config.ports;
+    NodePorts {
+        rest: ports.rest,
+        internal: ports.internal,
+        broker: ports.broker,
+        database: ports.database,
+        peer: ports.peer,
+        status: ports.status,
+        files: ports.files,
+    }
+}
+
+/// The listeners of a node.
+struct Listeners {
+    peer: TcpListener,
+    files: TcpListener,
+    proxy: TcpListener,
+    relay: TcpListener,
+    rest: TcpListener,
+    internal: TcpListener,
+    status: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(config: &NodeConfig) -> Result<Self> {
+        let ports = &config.ports;
+        let on = |port: u16| bind(SocketAddr::new(config.node.address, port));
+        Ok(Self {
+            peer: on(ports.peer).await?,
+            files: on(ports.files).await?,
+            proxy: on(ports.database_proxy).await?,
+            relay: on(ports.database).await?,
+            rest: on(ports.rest).await?,
+            internal: on(ports.internal).await?,
+            status: on(ports.status).await?,
+        })
+    }
+}
+
+/// Runs the node until it is told to stop by SIGTERM or SIGINT; a second signal ends it at once.
+///
+/// # Errors
+/// When the node has no identity, a port is in use, or a part cannot start.
+pub async fn run(config: NodeConfig, program: &Path) -> Result<()> {
+    conclave_net::install_crypto_provider();
+    let listeners = Listeners::bind(&config).await?;
+    let identity = NodeIdentity::load(&identity_dir(&config.data_dir)).with_context(|| {
+        format!(
+            "{} holds no identity: run `conclave cluster init` or `conclave cluster join` first",
+            config.data_dir.display()
+        )
+    })?;
+    tracing::info!(
+        node = identity.name,
+        id = identity.node_id,
+        cluster = identity.cluster_id,
+        "node starts"
+    );
+    // Substrate and services stop one after the other: nothing loses the database that it still writes to.
+    let (substrate, services) = (Tasks::new("substrate"), Tasks::new("services"));
+    let consensus = start_node(&config, program, identity, listeners, &substrate, &services).await?;
+    wait_for_signal().await?;
+    tracing::info!("stopping");
+    let orderly = async {
+        services.stop(STOP_DEADLINE).await;
+        let report = substrate.stop(STOP_DEADLINE).await;
+        consensus.stop().await;
+        report
+    };
+    tokio::select! {
+        report = orderly => if report != StopReport::Clean {
+            tracing::warn!("some tasks were left behind");
+        },
+        second = wait_for_signal() => {
+            second?;
+            tracing::warn!("told twice: stopping at once");
+        }
+    }
+    Ok(())
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+async fn start_node(
+    config: &NodeConfig,
+    program: &Path,
+    identity: NodeIdentity,
+    listeners: Listeners,
+    substrate: &Tasks,
+    services: &Tasks,
+) -> Result<Consensus> {
+    let reporter = Arc::new(OnceLock::<Reporter>::new());
+    let source = Arc::clone(&reporter);
+    let options = StartOptions {
+        data_dir: config.data_dir.clone(),
+        identity: identity.clone(),
+        peer_address: format!("{}:{}", config.node.address, config.ports.peer),
+        profile: match config.election {
+            Election::Lan => Profile::Lan,
+            Election::Cautious => Profile::Cautious,
+        },
+        report: Arc::new(move || source.get().map_or(serde_json::Value::Null, Reporter::report)),
+    };
+    let (consensus, routes) = conclave_consensus::start(options, substrate).await?;
+    let database_options = DatabaseOptions {
+        data_dir: config.data_dir.clone(),
+        bin_dir: config.postgres_bin_dir.clone(),
+        account: Account::for_children(&config.accounts.postgres)?,
+        identity: identity.clone(),
+        proxy: listeners.proxy,
+        relay: listeners.relay,
+    };
+    let (database, database_routes) = Database::start(database_options, &consensus, substrate)?;
+    let peer_tls = ServerTls::for_peers_and_joiners(&identity)?;
+    serve(
+        substrate,
+        "peers",
+        listeners.peer,
+        peer_tls,
+        routes.merge(database_routes).into_router(),
+    );
+    let file_options = FileSyncOptions {
+        data_dir: config.data_dir.clone(),
+        identity: identity.clone(),
+        listener: listeners.files,
+    };
+    let files = FileSync::start(file_options, &consensus, substrate)?;
+    let store = Store::open(&StoreOptions {
+        host: config.node.address.to_string(),
+        port: config.ports.database_proxy,
+        user: conclave_postgres::USER.into(),
+        password: conclave_postgres::password(&identity),
+        database: conclave_postgres::DATABASE.into(),
+        connections: STORE_CONNECTIONS,
+        patience: STORE_PATIENCE,
+    })?;
+    let schema = bootstrap::start(store.clone(), consensus.clone(), services);
+    let executor = start_executor(config, program, &store, &files, &consensus, services)?;
+    let reporting = Reporter::start(
+        config, &identity, &consensus, &database, &files, &executor, schema, &store, services,
+    );
+    // It is set once, here.
+    let _first = reporter.set(reporting);
+    let user_tls = ServerTls::for_users(&identity)?;
+    serve(
+        services,
+        "status",
+        listeners.status,
+        user_tls.clone(),
+        conclave_consul_api::router(consensus.clone()),
+    );
+    let work_dir = config.data_dir.join("uploads");
+    std::fs::create_dir_all(&work_dir).with_context(|| format!("create {}", work_dir.display()))?;
+    let rest = conclave_rest::router(RestState {
+        authenticator: Authenticator::new(store.clone()),
+        store,
+        executor,
+        files,
+        cluster: Arc::new(RaftView::new(consensus.clone(), identity.ca_certificate_pem.clone())),
+        work_dir,
+        active_only: config.status_contract == StatusContract::ActiveOnly,
+    });
+    serve(services, "rest", listeners.rest, user_tls.clone(), rest.clone());
+    serve(services, "internal rest", listeners.internal, user_tls, rest);
+    Ok(consensus)
+}
+
+fn start_executor(
+    config: &NodeConfig,
+    program: &Path,
+    store: &Store,
+    files: &FileSync,
+    consensus: &Consensus,
+    services: &Tasks,
+) -> Result<Executor> {
+    let commands = config.data_dir.join("commands");
+    install_ctx(&commands, program)?;
+    let runner = Runner::new(RunnerOptions {
+        work_dir: config.data_dir.join("operations"),
+        commands: Some(commands),
+        account: None,
+        environment: std::collections::BTreeMap::new(),
+    })?;
+    let options = ExecutorOptions {
+        me: config.node.name.clone(),
+        settings: Settings {
+            max_retries: config.workflows.task_retries,
+            retry_interval: config.workflows.task_retry_interval,
+            wait_after_fail: 600.0,
+        },
+        concurrent_operations: config.workflows.concurrent_operations,
+        store: store.clone(),
+        runner,
+        logs: Arc::new(StoreOutlet::start(store.clone(), services)),
+        resources: Arc::new(FileResources(files.clone())),
+        live: live_managers(consensus, services),
+    };
+    Ok(Executor::start(options, services))
+}
+
+/// Puts `ctx` where scripts find it: this very program under another name.
+fn install_ctx(folder: &Path, program: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    let link = folder.join("ctx");
+    if std::fs::read_link(&link).is_ok_and(|target| target == program) {
+        return Ok(());
+    }
+    if link.is_symlink() {
+        std::fs::remove_file(&link).with_context(|| format!("replace {}", link.display()))?;
+    }
+    std::os::unix::fs::symlink(program, &link).with_context(|| format!("create {}", link.display()))
+}

@@ -1,0 +1,89 @@
+//! `conclave blueprint`: the language without a manager.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use conclave_blueprint::{Diagnostic, FolderResolver, Plan, parse};
+use serde_json::json;
+
+#[derive(Subcommand)]
+pub(crate) enum BlueprintCommand {
+    /// Print the plan of a blueprint as JSON.
+    Plan {
+        /// Its main file.
+        file: PathBuf,
+    },
+    /// Report every fault of blueprints.
+    Validate {
+        /// Their main files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+pub(crate) fn run(command: &BlueprintCommand) -> ExitCode {
+    match command {
+        BlueprintCommand::Plan { file } => match read(file) {
+            Ok(plan) => {
+                println!("{}", plan.as_json());
+                ExitCode::SUCCESS
+            }
+            Err(diagnostics) => {
+                for fault in diagnostics.iter().take(1) {
+                    let error = json!({
+                        "error_code": "invalid_blueprint_error", "code": fault.code, "message": fault.message, "file": fault.file,
+                        "line": fault.line, "column": fault.column, "path": fault.path,
+                    });
+                    eprintln!("{error}");
+                }
+                ExitCode::FAILURE
+            }
+        },
+        BlueprintCommand::Validate { files } => {
+            let mut code = ExitCode::SUCCESS;
+            for file in files {
+                match read(file) {
+                    Ok(_) => println!("{}: valid", file.display()),
+                    Err(diagnostics) => {
+                        diagnostics.iter().for_each(|fault| show(file, fault));
+                        code = ExitCode::FAILURE;
+                    }
+                }
+            }
+            code
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Plan, Vec<Diagnostic>> {
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let name = file
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    parse(&name, &FolderResolver::new(folder))
+}
+
+/// The fault with its line, in the manner of compilers.
+fn show(main: &Path, fault: &Diagnostic) {
+    let code = fault.code.map_or_else(String::new, |code| format!("[{code}]"));
+    eprintln!("error{code}: {}", fault.message);
+    eprintln!("  --> {}:{}:{}", fault.file, fault.line, fault.column);
+    let path = main.parent().unwrap_or(Path::new(".")).join(&fault.file);
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    if let Some(line) = text
+        .lines()
+        .nth((fault.line as usize).saturating_sub(1))
+        .filter(|_| fault.line > 0)
+    {
+        let margin = fault.line.to_string();
+        eprintln!("{:1$} |", "", margin.len());
+        eprintln!("{margin} | {line}");
+        eprintln!("{:1$} | {2:>3$}", "", margin.len(), "^", fault.column as usize);
+    }
+    eprintln!();
+}

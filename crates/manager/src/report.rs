@@ -1,0 +1,163 @@
+//! This node's report of its own health: cheap, from memory, true.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use conclave_config::NodeConfig;
+use conclave_consensus::Consensus;
+use conclave_consul_api::{NodeReport, Part};
+use conclave_executor::Executor;
+use conclave_filesync::FileSync;
+use conclave_net::NodeIdentity;
+use conclave_postgres::Database;
+use conclave_runtime::{Tasks, clock};
+use conclave_store::Store;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+/// How often the record is asked whether it answers.
+const PROBE_PERIOD: Duration = Duration::from_millis(500);
+
+/// Puts the report together.
+pub(crate) struct Reporter {
+    name: String,
+    consensus: Consensus,
+    database: Database,
+    files: FileSync,
+    executor: Executor,
+    schema: watch::Receiver<bool>,
+    store_answers: watch::Receiver<bool>,
+    /// Health and cause of each part, and since when they are so.
+    since: Mutex<BTreeMap<&'static str, (Option<String>, jiff::Timestamp)>>,
+}
+
+impl Reporter {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "it looks at every part, and is made in one place"
+    )]
+    pub(crate) fn start(
+        config: &NodeConfig,
+        identity: &NodeIdentity,
+        consensus: &Consensus,
+        database: &Database,
+        files: &FileSync,
+        executor: &Executor,
+        schema: watch::Receiver<bool>,
+        store: &Store,
+        tasks: &Tasks,
+    ) -> Self {
+        debug_assert_eq!(
+            config.node.name, identity.name,
+            "configuration and identity name the same node"
+        );
+        let (publish, store_answers) = watch::channel(false);
+        let (store, shutdown) = (store.clone(), tasks.shutdown());
+        tasks.spawn("store probe", async move {
+            while !shutdown.is_requested() {
+                publish.send_replace(store.is_ready().await);
+                shutdown.sleep(PROBE_PERIOD).await;
+            }
+        });
+        Self {
+            name: identity.name.clone(),
+            consensus: consensus.clone(),
+            database: database.clone(),
+            files: files.clone(),
+            executor: executor.clone(),
+            schema,
+            store_answers,
+            since: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn report(&self) -> Value {
+        let parts = BTreeMap::from([
+            ("raft".to_owned(), self.raft()),
+            ("postgres".to_owned(), self.postgres()),
+            ("files".to_owned(), self.file_tree()),
+            ("store".to_owned(), self.store()),
+            (
+                "executor".to_owned(),
+                self.part("executor", None, json!({"running": self.executor.running()})),
+            ),
+        ]);
+        let report = NodeReport {
+            node: self.consensus.me(),
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            clock: clock::now(),
+            ready: parts["store"].healthy,
+            parts,
+        };
+        serde_json::to_value(report).unwrap_or(Value::Null)
+    }
+
+    fn part(&self, name: &'static str, cause: Option<String>, details: Value) -> Part {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = since.entry(name).or_insert_with(|| (cause.clone(), clock::now()));
+        if entry.0 != cause {
+            *entry = (cause.clone(), clock::now());
+        }
+        Part {
+            healthy: cause.is_none(),
+            cause,
+            since: entry.1,
+            details,
+        }
+    }
+
+    fn raft(&self) -> Part {
+        let leadership = self.consensus.leadership().borrow().clone();
+        let voters = self.consensus.voters();
+        let role = match &voters {
+            _ if leadership.is_leader => "leader",
+            Some(voters) if voters.contains(&self.consensus.me()) => "follower",
+            Some(_) => "learner",
+            None => "changing",
+        };
+        let cause = if !leadership.has_quorum {
+            Some("it hears no majority".to_owned())
+        } else if voters.is_none() {
+            Some("the voters are being changed".to_owned())
+        } else {
+            None
+        };
+        self.part(
+            "raft",
+            cause,
+            json!({"role": role, "term": leadership.term, "leader": leadership.leader, "voters": voters}),
+        )
+    }
+
+    fn postgres(&self) -> Part {
+        let status = self.database.status();
+        let details = serde_json::to_value(&status).unwrap_or(Value::Null);
+        self.part("postgres", status.cause, details)
+    }
+
+    fn file_tree(&self) -> Part {
+        let status = self.files.status();
+        let version = self.consensus.state().borrow().files().version;
+        let cause = match &status.error {
+            Some(error) => Some(error.clone()),
+            None if status.missing > 0 => Some(format!("{} files are on their way", status.missing)),
+            None if status.applied < version => Some("the tree follows the manifest".to_owned()),
+            None => None,
+        };
+        self.part("files", cause, serde_json::to_value(&status).unwrap_or(Value::Null))
+    }
+
+    fn store(&self) -> Part {
+        let cause = if !*self.schema.borrow() {
+            Some("the record is being prepared".to_owned())
+        } else if !*self.store_answers.borrow() {
+            Some("the database does not answer through this node".to_owned())
+        } else {
+            None
+        };
+        self.part("store", cause, Value::Null)
+    }
+}
