@@ -1,1 +1,228 @@
-//! Placeholder.
+//! Whole clusters of real processes, and what is done to them.
+//!
+//! The tests in `tests/` kill nodes and look at what clients see. They go through the programs and the public APIs alone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use conclave_localcluster::{LocalCluster, Progress, RestClient, Spec};
+use serde_json::{Value, json};
+
+/// Where `cargo` has put the programs of this build: beside the test programs' folder.
+///
+/// # Panics
+/// When `conclave` has not been built.
+#[must_use]
+pub fn program() -> PathBuf {
+    let own = std::env::current_exe().expect("a test is a program");
+    let folder = own
+        .parent()
+        .and_then(Path::parent)
+        .expect("tests lie in target/<profile>/deps");
+    let program = folder.join("conclave");
+    assert!(
+        program.exists(),
+        "{} is not there: `cargo build --workspace --bins` first",
+        program.display()
+    );
+    program
+}
+
+/// Progress that only shows when a test fails.
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn step(&self, text: &str) {
+        eprintln!("{text}");
+    }
+}
+
+/// A cluster that is stopped and wiped when the guard is dropped, also when a test fails.
+pub struct TestCluster {
+    /// The cluster.
+    pub cluster: LocalCluster,
+    dir: tempfile::TempDir,
+    /// The loopback addresses belong to one cluster at a time; the lock goes last.
+    _addresses: std::fs::File,
+}
+
+impl TestCluster {
+    /// Starts three nodes and waits until all of them are healthy.
+    ///
+    /// # Panics
+    /// When they do not come up.
+    pub async fn three() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        conclave_net::install_crypto_provider();
+        let addresses = tokio::task::spawn_blocking(lock_addresses)
+            .await
+            .expect("the lock's thread");
+        let dir = tempfile::Builder::new()
+            .prefix("conclave")
+            .tempdir()
+            .expect("a temporary folder");
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).expect("the servers' accounts pass through");
+        let spec = Spec {
+            nodes: 3,
+            dir: dir.path().join("cluster"),
+            program: program(),
+        };
+        let cluster = match LocalCluster::up(&spec, &Quiet).await {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                if let Ok(half) = LocalCluster::load(&spec.dir) {
+                    half.down(false, &Quiet).await.expect("what was started can be stopped");
+                }
+                panic!("the cluster does not start: {error}");
+            }
+        };
+        let guard = Self {
+            cluster,
+            dir,
+            _addresses: addresses,
+        };
+        let deadline = Duration::from_secs(90);
+        guard
+            .cluster
+            .wait_serving(1, deadline)
+            .await
+            .unwrap_or_else(|error| guard.fail(&error));
+        guard
+            .cluster
+            .wait_healthy(1, deadline)
+            .await
+            .unwrap_or_else(|error| guard.fail(&error));
+        guard
+    }
+
+    /// A folder for the test's own files.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Ends the test with what the nodes said last.
+    ///
+    /// # Panics
+    /// Always.
+    pub fn fail(&self, why: &dyn std::fmt::Display) -> ! {
+        for number in 1..=3 {
+            let file = self.cluster.layout().node(number).log_file();
+            let log = std::fs::read_to_string(&file).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "--- node{number}\n{}",
+                lines[lines.len().saturating_sub(40)..].join("\n")
+            );
+        }
+        panic!("{why}");
+    }
+
+    /// A node's client.
+    ///
+    /// # Panics
+    /// When the cluster's CA cannot be read.
+    #[must_use]
+    pub fn client(&self, number: u8) -> RestClient {
+        self.cluster.client(number).expect("the CA of the cluster is there")
+    }
+
+    /// The number of the node that a status field names, as node `asked` sees it: `leader`, or the database's primary.
+    pub async fn leader(&self, asked: u8) -> Option<u8> {
+        let status = self.client(asked).get_status("/v1/cluster/status").await.ok()?;
+        status["leader"]["name"].as_str()?.strip_prefix("node")?.parse().ok()
+    }
+}
+
+/// Waits until no other test has a cluster.
+fn lock_addresses() -> std::fs::File {
+    let path = std::env::temp_dir().join("conclave-test-addresses.lock");
+    let file = std::fs::File::create(path).expect("the lock file can be made");
+    file.lock().expect("the lock can be had");
+    file
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        let cluster = self.cluster.clone();
+        // The test's runtime may be going down: the clean-up has one of its own.
+        let cleanup = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map(|runtime| runtime.block_on(async { cluster.down(true, &Quiet).await }))
+        });
+        match cleanup.join() {
+            Ok(Ok(Ok(()))) => {}
+            other => eprintln!("the cluster was not cleaned up: {other:?}"),
+        }
+    }
+}
+
+/// Waits until `look` gives a value, and panics with `what` when it does not within `limit`.
+///
+/// # Panics
+/// When the time is over.
+pub async fn wait_for<T, F, Fut>(what: &str, limit: Duration, look: F) -> T
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(
+            Instant::now() < end,
+            "{what} did not happen within {} s",
+            limit.as_secs()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A request whose answer must be good.
+///
+/// # Errors
+/// What the API said.
+pub async fn call(client: &RestClient, method: &str, path: &str, body: Value) -> Result<Value, String> {
+    let body = if body.is_null() {
+        Bytes::new()
+    } else {
+        body.to_string().into()
+    };
+    client
+        .expect(method, path, body)
+        .await
+        .map_err(|error| error.to_string())
+}
+
+/// Uploads a blueprint made of these files.
+///
+/// # Errors
+/// What the API said.
+pub async fn upload(client: &RestClient, id: &str, files: &BTreeMap<&str, String>) -> Result<Value, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    for (name, content) in files {
+        std::fs::write(folder.path().join(name), content).map_err(|error| error.to_string())?;
+    }
+    let archive = conclave_archive::pack_tar_gz(folder.path(), id).map_err(|error| error.to_string())?;
+    let uploaded = client
+        .expect("PUT", &format!("/api/v3.1/blueprints/{id}"), archive.into())
+        .await;
+    uploaded.map_err(|error| error.to_string())
+}
+
+/// Creates a deployment and starts its install; the execution's id.
+///
+/// # Errors
+/// What the API said.
+pub async fn install(client: &RestClient, blueprint: &str, deployment: &str) -> Result<String, String> {
+    let create = json!({"blueprint_id": blueprint, "inputs": {}});
+    call(client, "PUT", &format!("/api/v3.1/deployments/{deployment}"), create).await?;
+    let start = json!({"deployment_id": deployment, "workflow_id": "install"});
+    let execution = call(client, "POST", "/api/v3.1/executions", start).await?;
+    Ok(execution["id"].as_str().unwrap_or_default().to_owned())
+}

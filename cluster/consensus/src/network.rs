@@ -34,11 +34,14 @@ pub(crate) enum Lane {
     Calls,
 }
 
+/// A member, its address, and what for.
+type Destination = (u64, String, Lane);
+
 /// Channels to the other members, made once and shared.
 #[derive(Clone)]
 pub(crate) struct Channels {
     connector: PeerConnector,
-    made: Arc<Mutex<HashMap<(u64, String, Lane), Channel>>>,
+    made: Arc<Mutex<HashMap<Destination, Channel>>>,
 }
 
 impl Channels {

@@ -11,12 +11,11 @@ use crate::contents::{Contents, TEMPORARY};
 /// One change of the manifest travels as one Raft entry.
 const ENTRIES_MAX: usize = 20_000;
 
+/// Entries, and the hashes of their contents.
+pub(crate) type Scanned = (Vec<(String, Entry)>, Vec<ContentHash>);
+
 /// Entries for `folder` as `root`, with their contents stored, and the contents' hashes.
-pub(crate) fn scan(
-    contents: &Contents,
-    folder: &Path,
-    root: &str,
-) -> Result<(Vec<(String, Entry)>, Vec<ContentHash>), FileSyncError> {
+pub(crate) fn scan(contents: &Contents, folder: &Path, root: &str) -> Result<Scanned, FileSyncError> {
     let (mut entries, mut hashes) = (Vec::new(), Vec::new());
     visit(contents, folder, root, &mut entries, &mut hashes)?;
     Ok((entries, hashes))

@@ -311,7 +311,7 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, why: &str) {
     }
     fields.push(0);
     let length = u32::try_from(fields.len() + 4).unwrap_or(u32::MAX).to_be_bytes();
-    let message = [&[b'E'], length.as_slice(), &fields].concat();
+    let message = [b"E", length.as_slice(), &fields].concat();
     // The client may have left; it is told all that can be told.
     let _client_left = client.write_all(&message).await;
     let _client_left = client.shutdown().await;

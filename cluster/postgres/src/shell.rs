@@ -92,8 +92,9 @@ impl Shell {
                     tracked.seen.gone = matches!(silence, Silence::Gone);
                 }
             }
-            let since = |at: Option<Instant>| at.map_or(0, |at| (now - at).as_millis().max(1) as u64);
-            tracked.seen.silent_ms = since(tracked.silent_since);
+            tracked.seen.silent_ms = tracked
+                .silent_since
+                .map_or(0, |at| (now - at).as_millis().max(1) as u64);
             tracked.seen.down_ms = tracked.down_since.map_or(0, |at| (now - at).as_millis() as u64);
         }
     }

@@ -1,5 +1,7 @@
 //! Three real PostgreSQLs under a real Raft group: growing, losing the primary, taking it back.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

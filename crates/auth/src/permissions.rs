@@ -274,11 +274,7 @@ mod tests {
     fn the_table_is_sorted_and_names_known_roles() {
         assert!(PERMISSIONS.is_sorted_by_key(|(name, _)| name));
         let known = |role: &&str| ROLES.iter().any(|known| known.name == *role);
-        assert!(
-            PERMISSIONS
-                .iter()
-                .all(|(_, roles)| roles.iter().all(|role| known(role)))
-        );
+        assert!(PERMISSIONS.iter().all(|(_, roles)| roles.iter().all(known)));
     }
 
     #[test]

@@ -25,6 +25,12 @@ const STATUS_POLL: Duration = Duration::from_secs(5);
 /// Ends of operations that wait to be recorded.
 const ENDS: usize = 256;
 
+/// Operations that have ended, on their way from their tasks to the run.
+type Ends = (
+    mpsc::Sender<(OperationId, Outcome)>,
+    mpsc::Receiver<(OperationId, Outcome)>,
+);
+
 /// Why a run stopped before its end.
 enum Stop {
     /// Another manager owns the execution, or it is gone.
@@ -60,10 +66,7 @@ pub(crate) struct Run {
     /// Ends the operations of this run.
     operations: ShutdownTrigger,
     tasks: Tasks,
-    ends: (
-        mpsc::Sender<(OperationId, Outcome)>,
-        mpsc::Receiver<(OperationId, Outcome)>,
-    ),
+    ends: Ends,
 }
 
 fn now_ms() -> i64 {

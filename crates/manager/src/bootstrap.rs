@@ -26,8 +26,14 @@ async fn run(store: &Store, consensus: &Consensus, shutdown: &Shutdown) -> bool 
     let mut state = consensus.state();
     let hash = {
         let founded = state.wait_for(|state| state.facts().is_some() && state.database().rule.is_some());
-        let Some(Ok(state)) = shutdown.run_until(founded).await else { return false };
-        state.settings().get(ADMIN_SETTING).and_then(|value| value.as_str()).map(str::to_owned)
+        let Some(Ok(state)) = shutdown.run_until(founded).await else {
+            return false;
+        };
+        state
+            .settings()
+            .get(ADMIN_SETTING)
+            .and_then(|value| value.as_str())
+            .map(str::to_owned)
     };
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     loop {

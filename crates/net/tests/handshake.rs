@@ -1,5 +1,7 @@
 //! Who may talk to whom: real connections on free ports.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

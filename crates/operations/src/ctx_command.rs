@@ -55,7 +55,8 @@ enum CommandError {
 pub fn run(arguments: impl IntoIterator<Item = String>) -> i32 {
     let environment = std::env::var("CTX_SOCKET_URL").ok();
     match answer(arguments, environment) {
-        Ok(text) => match writeln!(std::io::stdout(), "{text}") {
+        // No end of line, as in the original: a setter leaves no trace in the script's output.
+        Ok(text) => match write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()) {
             Ok(()) => 0,
             Err(_) => 1,
         },

@@ -1,5 +1,7 @@
 //! Real scripts, run as real processes, with the real `ctx` command.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

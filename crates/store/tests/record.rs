@@ -1,5 +1,7 @@
 //! The record against a real PostgreSQL.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
+
 use std::time::Duration;
 
 use conclave_store::{

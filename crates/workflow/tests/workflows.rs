@@ -1,5 +1,7 @@
 //! Plans and runs of small deployments.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
+
 use std::collections::BTreeMap;
 
 use conclave_types::{OperationId, OperationState};

@@ -14,6 +14,9 @@ pub struct YamlError {
 
 impl YamlError {
     pub(crate) fn new(message: impl Into<String>, place: Place) -> Self {
-        Self { message: message.into(), place }
+        Self {
+            message: message.into(),
+            place,
+        }
     }
 }

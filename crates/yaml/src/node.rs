@@ -74,7 +74,10 @@ impl Node {
 
     /// The value of a key, if it is a mapping that has it. Linear: for mappings of known small size.
     pub fn get(&self, key: &str) -> Option<&Node> {
-        self.as_map()?.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
+        self.as_map()?
+            .iter()
+            .find(|(name, _)| name.as_str() == Some(key))
+            .map(|(_, value)| value)
     }
 
     /// Whether it is null.
@@ -102,14 +105,21 @@ impl Node {
             Kind::Null => Value::Null,
             Kind::Bool(value) => Value::Bool(*value),
             Kind::Int(value) => Value::from(*value),
-            Kind::BigInt(digits) => digits.parse::<f64>().ok().and_then(Number::from_f64).map_or(Value::Null, Value::Number),
+            Kind::BigInt(digits) => digits
+                .parse::<f64>()
+                .ok()
+                .and_then(Number::from_f64)
+                .map_or(Value::Null, Value::Number),
             Kind::Float(value) => float_to_json(*value),
             Kind::Str(text) => Value::String(text.clone()),
             Kind::Timestamp(text) => Value::Object(Map::from_iter([("$date".to_owned(), Value::String(text.clone()))])),
             Kind::Seq(items) => Value::Array(items.iter().map(Node::to_json).collect()),
-            Kind::Map(entries) => {
-                Value::Object(entries.iter().map(|(key, value)| (key.key_text(), value.to_json())).collect())
-            }
+            Kind::Map(entries) => Value::Object(
+                entries
+                    .iter()
+                    .map(|(key, value)| (key.key_text(), value.to_json()))
+                    .collect(),
+            ),
         }
     }
 

@@ -20,7 +20,11 @@ pub struct Limits {
 impl Default for Limits {
     /// Far above any real blueprint: 50,000 node templates make about 3 million values.
     fn default() -> Self {
-        Self { depth: 200, nodes: 20_000_000, bytes: 256 << 20 }
+        Self {
+            depth: 200,
+            nodes: 20_000_000,
+            bytes: 256 << 20,
+        }
     }
 }
 
@@ -33,7 +37,14 @@ pub fn parse(text: &str, limits: &Limits) -> Result<Node, YamlError> {
         let message = format!("the text is longer than {} bytes", limits.bytes);
         return Err(YamlError::new(message, Place::default()));
     }
-    Builder { limits, nodes: 0, open: Vec::new(), anchors: HashMap::new(), root: None }.run(text)
+    Builder {
+        limits,
+        nodes: 0,
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        root: None,
+    }
+    .run(text)
 }
 
 struct Builder<'l> {
@@ -55,12 +66,18 @@ struct Open {
 
 enum Content {
     Seq(Vec<Node>),
-    Map { entries: Vec<(Node, Node)>, key: Option<Node> },
+    Map {
+        entries: Vec<(Node, Node)>,
+        key: Option<Node>,
+    },
 }
 
 fn place(marker: &Marker) -> Place {
     let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    Place { line: number(marker.line()), column: number(marker.col()).saturating_add(1) }
+    Place {
+        line: number(marker.line()),
+        column: number(marker.col()).saturating_add(1),
+    }
 }
 
 impl Builder<'_> {
@@ -74,9 +91,10 @@ impl Builder<'_> {
 
     fn take(&mut self, event: Event<'_>, place: Place) -> Result<(), YamlError> {
         match event {
-            Event::DocumentStart(_) if self.root.is_some() => {
-                Err(YamlError::new("expected a single document in the stream, but found another", place))
-            }
+            Event::DocumentStart(_) if self.root.is_some() => Err(YamlError::new(
+                "expected a single document in the stream, but found another",
+                place,
+            )),
             Event::Scalar(text, style, anchor, tag) => {
                 let kind = scalar_kind(&text, style, tag.as_deref(), place)?;
                 let first = self.nodes;
@@ -85,7 +103,9 @@ impl Builder<'_> {
             }
             Event::Alias(id) => {
                 let known = self.anchors.get(&id);
-                let (node, size) = known.cloned().ok_or_else(|| YamlError::new("an alias to an unfinished value", place))?;
+                let (node, size) = known
+                    .cloned()
+                    .ok_or_else(|| YamlError::new("an alias to an unfinished value", place))?;
                 let first = self.nodes;
                 self.count(size, place)?;
                 self.finish(node, 0, first)
@@ -96,10 +116,19 @@ impl Builder<'_> {
             }
             Event::MappingStart(anchor, tag) => {
                 known_collection_tag(tag.as_deref(), "map", place)?;
-                self.begin(Content::Map { entries: Vec::new(), key: None }, anchor, place)
+                self.begin(
+                    Content::Map {
+                        entries: Vec::new(),
+                        key: None,
+                    },
+                    anchor,
+                    place,
+                )
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
-            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => Ok(()),
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {
+                Ok(())
+            }
         }
     }
 
@@ -114,11 +143,19 @@ impl Builder<'_> {
 
     fn begin(&mut self, content: Content, anchor: usize, place: Place) -> Result<(), YamlError> {
         if self.open.len() >= self.limits.depth {
-            return Err(YamlError::new(format!("nested deeper than {} levels", self.limits.depth), place));
+            return Err(YamlError::new(
+                format!("nested deeper than {} levels", self.limits.depth),
+                place,
+            ));
         }
         let first_node = self.nodes;
         self.count(1, place)?;
-        self.open.push(Open { place, anchor, first_node, content });
+        self.open.push(Open {
+            place,
+            anchor,
+            first_node,
+            content,
+        });
         Ok(())
     }
 
@@ -154,7 +191,11 @@ impl Builder<'_> {
 
 fn scalar_kind(text: &str, style: ScalarStyle, tag: Option<&Tag>, place: Place) -> Result<Kind, YamlError> {
     let Some(tag) = tag else {
-        return Ok(if style == ScalarStyle::Plain { scalar::resolve(text) } else { Kind::Str(text.to_owned()) });
+        return Ok(if style == ScalarStyle::Plain {
+            scalar::resolve(text)
+        } else {
+            Kind::Str(text.to_owned())
+        });
     };
     let resolved = scalar::resolve(text);
     match (tag.suffix.as_str(), is_core(tag)) {
@@ -167,7 +208,10 @@ fn scalar_kind(text: &str, style: ScalarStyle, tag: Option<&Tag>, place: Place) 
             Kind::Int(value) => Ok(Kind::Float(value as f64)),
             _ => Err(YamlError::new(format!("{text:?} is no float"), place)),
         },
-        (suffix, _) => Err(YamlError::new(format!("the tag {}{suffix} cannot be used for {text:?}", tag.handle), place)),
+        (suffix, _) => Err(YamlError::new(
+            format!("the tag {}{suffix} cannot be used for {text:?}", tag.handle),
+            place,
+        )),
     }
 }
 
@@ -179,7 +223,10 @@ fn known_collection_tag(tag: Option<&Tag>, expected: &str, place: Place) -> Resu
     match tag {
         None => Ok(()),
         Some(tag) if is_core(tag) && tag.suffix == expected => Ok(()),
-        Some(tag) => Err(YamlError::new(format!("unknown tag {}{}", tag.handle, tag.suffix), place)),
+        Some(tag) => Err(YamlError::new(
+            format!("unknown tag {}{}", tag.handle, tag.suffix),
+            place,
+        )),
     }
 }
 
@@ -251,8 +298,14 @@ mod tests {
 
     #[test]
     fn merges_and_duplicates_follow_the_reference() {
-        assert_eq!(read("x: &a {k: 1, l: 2}\ny:\n  <<: *a\n  k: 3\n")["y"], json!({"k": 3, "l": 2}));
-        assert_eq!(read("a: &a {k: 1}\nb: &b {k: 2, m: 5}\nc: {<<: [*a, *b]}\n")["c"], json!({"k": 1, "m": 5}));
+        assert_eq!(
+            read("x: &a {k: 1, l: 2}\ny:\n  <<: *a\n  k: 3\n")["y"],
+            json!({"k": 3, "l": 2})
+        );
+        assert_eq!(
+            read("a: &a {k: 1}\nb: &b {k: 2, m: 5}\nc: {<<: [*a, *b]}\n")["c"],
+            json!({"k": 1, "m": 5})
+        );
         assert_eq!(read("k: 1\nk: 2\n"), json!({"k": 2}));
     }
 
@@ -282,7 +335,10 @@ mod tests {
             let last = level - 1;
             bomb += &format!("a{level}: &a{level} [{}]\n", vec![format!("*a{last}"); 10].join(", "));
         }
-        let limits = Limits { nodes: 100_000, ..Limits::default() };
+        let limits = Limits {
+            nodes: 100_000,
+            ..Limits::default()
+        };
         assert!(parse(&bomb, &limits).unwrap_err().message.contains("aliases"));
         assert!(parse(&"[".repeat(10_000), &Limits::default()).is_err());
     }

@@ -50,7 +50,11 @@ fn integer(text: &str) -> Option<Kind> {
     }
     let first = digits.as_bytes().first()?;
     if *first == b'0' {
-        return digits[1..].chars().all(|c| c.is_digit(8) || c == '_').then(|| of(&digits[1..], 8)).flatten();
+        return digits[1..]
+            .chars()
+            .all(|c| c.is_digit(8) || c == '_')
+            .then(|| of(&digits[1..], 8))
+            .flatten();
     }
     if !first.is_ascii_digit() {
         return None;
@@ -66,7 +70,9 @@ fn sexagesimal(digits: &str) -> Option<i64> {
     let mut parts = digits.split(':');
     let mut value: i64 = parts.next()?.replace('_', "").parse().ok()?;
     for part in parts {
-        value = value.checked_mul(60)?.checked_add(i64::try_from(below_sixty(part)?).ok()?)?;
+        value = value
+            .checked_mul(60)?
+            .checked_add(i64::try_from(below_sixty(part)?).ok()?)?;
     }
     Some(value)
 }
@@ -116,14 +122,17 @@ fn float(text: &str) -> Option<Kind> {
 /// `2001-12-14`, or a date with a time in the forms of YAML 1.1.
 fn is_timestamp(text: &str) -> bool {
     let bytes = text.as_bytes();
-    let digits = |range: std::ops::Range<usize>| bytes.get(range).is_some_and(|part| part.iter().all(u8::is_ascii_digit));
+    let digits =
+        |range: std::ops::Range<usize>| bytes.get(range).is_some_and(|part| part.iter().all(u8::is_ascii_digit));
     if !digits(0..4) || bytes.get(4) != Some(&b'-') {
         return false;
     }
     if bytes.len() == 10 {
         return digits(5..7) && bytes[7] == b'-' && digits(8..10);
     }
-    let Some((date, time)) = text.split_once(['T', 't', ' ', '\t']) else { return false };
+    let Some((date, time)) = text.split_once(['T', 't', ' ', '\t']) else {
+        return false;
+    };
     let mut parts = date[5..].split('-');
     let short = |part: Option<&str>| {
         part.is_some_and(|part| (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()))
@@ -150,9 +159,15 @@ mod tests {
 
     #[test]
     fn integers_have_bases() {
-        for (text, value) in
-            [("0777", 511), ("0x1F", 31), ("0b101", 5), ("1_000", 1000), ("190:20:30", 685_230), ("-12", -12), ("0", 0)]
-        {
+        for (text, value) in [
+            ("0777", 511),
+            ("0x1F", 31),
+            ("0b101", 5),
+            ("1_000", 1000),
+            ("190:20:30", 685_230),
+            ("-12", -12),
+            ("0", 0),
+        ] {
             assert_eq!(resolve(text), Kind::Int(value), "{text}");
         }
         for text in ["0o777", "08", "1:99", "_1"] {

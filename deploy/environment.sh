@@ -1,0 +1,34 @@
+# Shared by up, down, test and bench; sourced, not run.
+
+set -euo pipefail
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Outside of the clone, so that fresh clones build on what is there.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/conclave/target}"
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+
+# Installs Debian packages that are missing. Their services are not started: each node starts servers of its own.
+need_packages() {
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    if [ "$(id -u)" -ne 0 ]; then
+        say "these packages are missing: ${missing[*]}"
+        say "install them with: sudo apt-get install ${missing[*]}"
+        exit 1
+    fi
+    say "installing ${missing[*]}"
+    local policy=/usr/sbin/policy-rc.d made_policy=
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' > "$policy" && chmod +x "$policy" && made_policy=1
+    fi
+    apt-get update -qq >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+    [ -z "$made_policy" ] || rm -f "$policy"
+}
+
+need_cargo() {
+    command -v cargo >/dev/null 2>&1 || { say "cargo is missing: install Rust 1.95 or newer first"; exit 1; }
+}
