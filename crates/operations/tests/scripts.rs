@@ -222,8 +222,8 @@ async fn a_failing_script_is_recoverable_and_keeps_what_it_set() {
         command.starts_with("command: /") && command.ends_with("/script.sh"),
         "{command}"
     );
-    // Setting a property answers nothing, which `ctx` prints as an empty line.
-    assert_eq!(rest, "3, stdout: out\n\n, stderr: err\n");
+    // Setting a property answers nothing, and `ctx` prints nothing.
+    assert_eq!(rest, "3, stdout: out\n, stderr: err\n");
     assert_eq!(bench.recorder.updates.lock().unwrap().len(), 1);
 }
 
