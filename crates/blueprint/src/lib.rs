@@ -13,9 +13,11 @@ mod operations;
 mod parse;
 mod resolver;
 mod types;
+mod value;
 
 pub use deployment::{DeploymentError, DeploymentPlan, DeploymentRequest, IdSource, deployment_plan};
 pub use diagnostic::Diagnostic;
 pub use functions::{EvaluationContext, EvaluationError, Storage, evaluate, has_functions};
 pub use parse::{Plan, parse};
 pub use resolver::{FolderResolver, Resolver};
+pub use value::{Map, Text, Value};
