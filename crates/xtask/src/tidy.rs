@@ -9,7 +9,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 /// Longer files have grown a second job.
 const LINES_MAX: usize = 800;
 
-/// A package may use what is on a lower level. The levels are explained in docs/src/architecture.md.
+/// A package may use what is on a lower level. The levels are explained in docs/architecture.md.
 const LEVELS: [(&str, u8); 23] = [
     ("types", 0),
     ("proto", 0),
