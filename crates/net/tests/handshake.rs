@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,13 +13,23 @@ use conclave_net::{
 };
 use conclave_runtime::Tasks;
 use http_body_util::Full;
+use jiff::SignedDuration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn identity(authority: &CertificateAuthority, cluster_id: &str, node_id: u64) -> NodeIdentity {
+    identity_for(authority, cluster_id, node_id, SignedDuration::from_hours(24))
+}
+
+fn identity_for(
+    authority: &CertificateAuthority,
+    cluster_id: &str,
+    node_id: u64,
+    lifetime: SignedDuration,
+) -> NodeIdentity {
     let name = format!("node{node_id}");
     let (key_pem, request) = new_key_and_request(&name).unwrap();
     let certificate_pem = authority
-        .sign(&request, cluster_id, node_id, &name, "127.0.0.1")
+        .sign_for(&request, cluster_id, node_id, &name, "127.0.0.1", lifetime)
         .unwrap();
     NodeIdentity {
         cluster_id: cluster_id.into(),
@@ -88,6 +99,49 @@ async fn certificates_of_another_authority_are_refused() {
     let address = listen(&tasks, &server).await;
     assert!(greet(&stranger, 1, address).await.is_err());
     tasks.stop(Duration::from_secs(5)).await;
+}
+
+/// What the program logs, for tests that read it.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+// One thread, so that the listener's log lines reach this test's subscriber.
+#[tokio::test(flavor = "current_thread")]
+async fn an_expired_certificate_is_refused_and_the_log_says_why() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let authority = CertificateAuthority::create("c1").unwrap();
+    let server = identity(&authority, "c1", 1);
+    let late = identity_for(&authority, "c1", 2, SignedDuration::from_secs(-60));
+    let tasks = Tasks::new("test");
+    let address = listen(&tasks, &server).await;
+    let error = greet(&late, 1, address).await.unwrap_err();
+    assert!(error.to_lowercase().contains("expired"), "{error}");
+    tasks.stop(Duration::from_secs(5)).await;
+    let text = log.text();
+    assert!(
+        text.contains("connection refused in the TLS handshake") && text.contains("expired"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
