@@ -9,7 +9,7 @@ use conclave_consensus::Consensus;
 use conclave_consul_api::{NodeReport, Part};
 use conclave_executor::Executor;
 use conclave_filesync::FileSync;
-use conclave_net::NodeIdentity;
+use conclave_net::{Credentials, NodeIdentity};
 use conclave_postgres::Database;
 use conclave_runtime::{Tasks, clock};
 use conclave_store::Store;
@@ -22,6 +22,7 @@ const PROBE_PERIOD: Duration = Duration::from_millis(500);
 /// Puts the report together.
 pub(crate) struct Reporter {
     name: String,
+    credentials: Credentials,
     consensus: Consensus,
     database: Database,
     files: FileSync,
@@ -62,6 +63,7 @@ impl Reporter {
         });
         Self {
             name: identity.name.clone(),
+            credentials: identity.credentials.clone(),
             consensus: consensus.clone(),
             database: database.clone(),
             files: files.clone(),
@@ -78,6 +80,7 @@ impl Reporter {
             ("postgres".to_owned(), self.postgres()),
             ("files".to_owned(), self.file_tree()),
             ("store".to_owned(), self.store()),
+            ("certificate".to_owned(), self.certificate()),
             (
                 "executor".to_owned(),
                 self.part("executor", None, json!({"running": self.executor.running()})),
@@ -148,6 +151,23 @@ impl Reporter {
             None => None,
         };
         self.part("files", cause, serde_json::to_value(&status).unwrap_or(Value::Null))
+    }
+
+    /// It is renewed long before it expires; that it is overdue by half of what was left then means that this fails.
+    fn certificate(&self) -> Part {
+        let validity = self.credentials.validity();
+        let overdue = validity.renewal() + (validity.until.duration_since(validity.renewal())) / 2;
+        let cause = (clock::now() > overdue).then(|| {
+            format!(
+                "it expires at {} and has not been renewed; the log says why",
+                validity.until
+            )
+        });
+        self.part(
+            "certificate",
+            cause,
+            json!({"from": validity.from, "until": validity.until}),
+        )
     }
 
     fn store(&self) -> Part {
