@@ -235,7 +235,7 @@ mod tests {
                 .await
                 .is_err()
         );
-        assert_eq!(tracker.overdue(now), [other.clone()]);
+        assert_eq!(tracker.overdue(now), std::slice::from_ref(&other));
         assert_eq!(tracker.overdue(now + OVERDUE_AWAITED), [own.clone(), other.clone()]);
         tracker.done([own.message_id, other.message_id]);
         assert!(
