@@ -44,8 +44,31 @@ pub struct TestCluster {
     /// The cluster.
     pub cluster: LocalCluster,
     dir: tempfile::TempDir,
-    /// The loopback addresses belong to one cluster at a time; the lock goes last.
-    _addresses: std::fs::File,
+    /// Goes last.
+    _addresses: TestAddresses,
+}
+
+/// The loopback addresses, which belong to one test at a time.
+pub struct TestAddresses {
+    _lock: std::fs::File,
+}
+
+impl TestAddresses {
+    /// Waits until no other test has them.
+    ///
+    /// # Panics
+    /// When there is no place for the lock.
+    pub async fn lock() -> Self {
+        let locking = tokio::task::spawn_blocking(|| {
+            let path = std::env::temp_dir().join("conclave-test-addresses.lock");
+            let file = std::fs::File::create(path).expect("the lock file can be made");
+            file.lock().expect("the lock can be had");
+            file
+        });
+        Self {
+            _lock: locking.await.expect("the lock's thread"),
+        }
+    }
 }
 
 impl TestCluster {
@@ -56,9 +79,7 @@ impl TestCluster {
     pub async fn three() -> Self {
         use std::os::unix::fs::PermissionsExt;
         conclave_net::install_crypto_provider();
-        let addresses = tokio::task::spawn_blocking(lock_addresses)
-            .await
-            .expect("the lock's thread");
+        let addresses = TestAddresses::lock().await;
         let dir = tempfile::Builder::new()
             .prefix("conclave")
             .tempdir()
@@ -135,14 +156,6 @@ impl TestCluster {
         let status = self.client(asked).get_status("/v1/cluster/status").await.ok()?;
         status["leader"]["name"].as_str()?.strip_prefix("node")?.parse().ok()
     }
-}
-
-/// Waits until no other test has a cluster.
-fn lock_addresses() -> std::fs::File {
-    let path = std::env::temp_dir().join("conclave-test-addresses.lock");
-    let file = std::fs::File::create(path).expect("the lock file can be made");
-    file.lock().expect("the lock can be had");
-    file
 }
 
 impl Drop for TestCluster {

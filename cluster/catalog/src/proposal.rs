@@ -63,6 +63,8 @@ pub enum Command {
     },
     /// Takes a node out of the cluster; its certificate is refused from then on.
     RemoveNode(NodeId),
+    /// Every node makes itself a new key and certificate.
+    RotateCertificates,
     /// The leader's verdict on a node's life.
     DeclareNode {
         /// Which node.
@@ -99,6 +101,7 @@ impl std::fmt::Display for Proposal {
             Command::RevokeToken(_) => "revoke token",
             Command::RegisterNode { .. } => "register node",
             Command::RemoveNode(_) => "remove node",
+            Command::RotateCertificates => "rotate certificates",
             Command::DeclareNode { .. } => "declare node",
             Command::Database(_) => "database",
             Command::Files(_) => "files",
@@ -139,6 +142,14 @@ pub enum Refusal {
     /// No such node.
     #[error("node {0} is not in the cluster")]
     UnknownNode(NodeId),
+    /// The node's PostgreSQL is the primary of the rule in force.
+    #[error(
+        "node {0} holds the primary database: move it first with `conclave cluster set-active`, or wait for the failover if the node is lost"
+    )]
+    HoldsPrimary(NodeId),
+    /// A cluster without nodes is none.
+    #[error("node {0} is the only one of the cluster")]
+    LastNode(NodeId),
     /// The change of the PostgreSQL rule came too late or does not fit.
     #[error("database rule: {0}")]
     Database(DatabaseRefusal),

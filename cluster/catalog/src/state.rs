@@ -31,6 +31,7 @@ pub struct ClusterState {
     database: DatabaseState,
     files: Manifest,
     settings: OrdMap<String, serde_json::Value>,
+    certificate_generation: u64,
     answered: OrdMap<RequestId, Response>,
     answered_order: imbl::Vector<RequestId>,
 }
@@ -64,6 +65,11 @@ impl ClusterState {
     /// The cluster's settings.
     pub fn settings(&self) -> &OrdMap<String, serde_json::Value> {
         &self.settings
+    }
+
+    /// How often new certificates were ordered. A node whose own come from an earlier order makes itself new ones.
+    pub fn certificate_generation(&self) -> u64 {
+        self.certificate_generation
     }
 
     /// Applies one proposal. A repeated request gets its first answer and changes nothing.
@@ -141,10 +147,11 @@ impl ClusterState {
                 self.tokens.remove(&token);
                 Ok(Response::Registered(self.add_node(node_name, address, ports, at)))
             }
-            Command::RemoveNode(id) => match self.nodes.remove(&id) {
-                Some(_) => Ok(Response::Done),
-                None => Err(Refusal::UnknownNode(id)),
-            },
+            Command::RemoveNode(id) => self.remove_node(id),
+            Command::RotateCertificates => {
+                self.certificate_generation += 1;
+                Ok(Response::Done)
+            }
             Command::DeclareNode { node, alive } => {
                 let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
                 if record.alive != alive {
@@ -166,6 +173,20 @@ impl ClusterState {
                 Ok(Response::Done)
             }
         }
+    }
+
+    fn remove_node(&mut self, id: NodeId) -> Result<Response, Refusal> {
+        if !self.nodes.contains_key(&id) {
+            return Err(Refusal::UnknownNode(id));
+        }
+        if self.nodes.len() == 1 {
+            return Err(Refusal::LastNode(id));
+        }
+        if self.database.rule.as_ref().is_some_and(|rule| rule.primary == id) {
+            return Err(Refusal::HoldsPrimary(id));
+        }
+        self.nodes.remove(&id);
+        Ok(Response::Done)
     }
 
     fn check_token(&self, id: &TokenId, secret_hash: &str, at: jiff::Timestamp) -> Result<(), Refusal> {

@@ -13,6 +13,7 @@ use openraft::{BasicNode, Config, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::certificates::Renewal;
 use crate::handle::Leadership;
 use crate::log_store::LogStore;
 use crate::membership::Reconciler;
@@ -103,8 +104,14 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
     found_if_asked(&raft, &consensus, &options, tasks).await?;
     tasks.spawn(
         "membership",
-        Reconciler::new(raft.clone(), consensus.clone()).run(shutdown),
+        Reconciler::new(raft.clone(), consensus.clone()).run(shutdown.clone()),
     );
+    let renewal = Renewal {
+        identity: options.identity.clone(),
+        dir: founding::identity_dir(&options.data_dir),
+        state: state.clone(),
+    };
+    tasks.spawn("certificate renewal", renewal.run(shutdown));
     let rule = MembersOnly {
         cluster_id: options.identity.cluster_id.clone(),
         state,

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
 use conclave_catalog::{ClusterState, Command, NodeId, NodePorts, Proposal, Response, TokenId};
-use conclave_net::{CertificateAuthority, JoinSecret, NodeIdentity, PeerIdentity, sha256_hex};
+use conclave_net::{JoinSecret, NodeIdentity, PeerIdentity, sha256_hex};
 use conclave_proto::consensus::membership_server::{Membership, MembershipServer};
 use conclave_proto::consensus::raft_server::{Raft as RaftService, RaftServer};
 use conclave_proto::consensus::{Frame, JoinRequest, JoinResponse, ReadIndexRequest, ReadIndexResponse, ReportRequest};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tonic::{Request as Rpc, Response as Answer, Status, Streaming};
 
+use crate::certificates::open_authority;
 use crate::group::{LastHeard, ReportSource};
 use crate::network::MESSAGE_BYTES_MAX;
 use crate::types::{Raft, SnapshotData, SnapshotMeta, Vote, decode, encode};
@@ -243,9 +244,7 @@ impl Service {
         let facts = state
             .facts()
             .ok_or_else(|| internal("the cluster has not been founded"))?;
-        let key = self.identity.cluster_key.open(&facts.sealed_ca_key).map_err(internal)?;
-        let key = String::from_utf8(key).map_err(internal)?;
-        let authority = CertificateAuthority::load(&facts.ca_certificate, &key).map_err(internal)?;
+        let authority = open_authority(&self.identity, &state).map_err(internal)?;
         let certificate = authority
             .sign(
                 &request.csr,

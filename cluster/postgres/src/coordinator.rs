@@ -272,7 +272,8 @@ fn failover(view: &View<'_>, rule: &Rule, change: &RuleChange) -> Vec<Action> {
 }
 
 /// Asks for pledges until a majority of the cohort has given them, then chooses the most advanced: by timeline first,
-/// because a later timeline holds what an earlier one acknowledged, then by position; ties by the lower id.
+/// because a later timeline holds what an earlier one acknowledged, then by position. Ties go to the node that leads the Raft
+/// group, so that an operator finds leader and primary in one place, then to the lower id.
 fn recruit(view: &View<'_>, rule: &Rule, epoch: u64) -> Vec<Action> {
     let pledged: Vec<(NodeId, &Observation)> = rule
         .cohort
@@ -282,7 +283,7 @@ fn recruit(view: &View<'_>, rule: &Rule, epoch: u64) -> Vec<Action> {
         .collect();
     let best = pledged
         .iter()
-        .max_by_key(|(id, seen)| (seen.timeline, seen.lsn, std::cmp::Reverse(*id)));
+        .max_by_key(|(id, seen)| (seen.timeline, seen.lsn, *id == view.me, std::cmp::Reverse(*id)));
     if let Some((node, seen)) = best
         && pledged.len() >= rule.majority()
     {

@@ -15,6 +15,12 @@ use crate::ports::{holder_of, try_bind};
 use crate::process::TrackedProcess;
 use crate::rest::{RestClient, RestError};
 
+/// gRPC between nodes.
+const PEER_PORT: u16 = 8300;
+/// Opening the log and binding the ports takes milliseconds; a machine under load gets time.
+const LISTEN_DEADLINE: Duration = Duration::from_secs(30);
+/// How much of a log an error quotes.
+const TAIL_LINES: usize = 12;
 /// How long a manager may take to stop its servers before it is ended.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
@@ -225,6 +231,7 @@ impl LocalCluster {
         let (first, node) = (self.layout.node(1), self.layout.node(number));
         write_config(&node, self.facts.rest_port)?;
         let outcome = async {
+            self.wait_listening(1).await?;
             let said = run(
                 &self.facts.program,
                 &["cluster", "join-token", "create", "--json", "--config"],
@@ -232,7 +239,7 @@ impl LocalCluster {
             )
             .await?;
             let token = said["token"].as_str().unwrap_or_default().to_owned();
-            let peer = format!("{}:8300", first.address);
+            let peer = format!("{}:{PEER_PORT}", first.address);
             let arguments = [
                 "cluster", "join", "--json", "--token", &token, "--peer", &peer, "--config",
             ];
@@ -352,6 +359,19 @@ impl LocalCluster {
         self.wait(number, "every node to be healthy", deadline, probe).await
     }
 
+    /// Waits until a node that was just started listens for its peers: its own programs can talk to it from then on.
+    async fn wait_listening(&self, number: u8) -> Result<(), UpError> {
+        let address = SocketAddr::new(self.layout.node(number).address, PEER_PORT);
+        let probe = || async move {
+            match tokio::net::TcpStream::connect(address).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("{address}: {error}")),
+            }
+        };
+        let what = format!("node{number} to listen for its peers");
+        self.wait(number, &what, LISTEN_DEADLINE, probe).await
+    }
+
     async fn wait<F, Fut>(&self, number: u8, what: &str, deadline: Duration, probe: F) -> Result<(), UpError>
     where
         F: Fn() -> Fut,
@@ -362,7 +382,11 @@ impl LocalCluster {
             let Err(seen) = probe().await else { return Ok(()) };
             let log = self.layout.node(number).log_file();
             if self.manager(number).is_none() {
-                let output = format!("the manager of node{number} has ended; see {}", log.display());
+                let output = format!(
+                    "the manager of node{number} has ended; {} ends with\n{}",
+                    log.display(),
+                    tail(&log)
+                );
                 return Err(UpError::Program {
                     command: "manager".into(),
                     output,
@@ -467,6 +491,13 @@ impl LocalCluster {
     }
 }
 
+/// The last lines of a log, for an error that would send its reader there.
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
 fn causes(status: &serde_json::Value) -> String {
     let list = status["causes"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |cause: &serde_json::Value| {
@@ -519,7 +550,7 @@ fn write_config(node: &NodeLayout, rest_port: u16) -> Result<(), UpError> {
     std::fs::set_permissions(&node.dir, std::fs::Permissions::from_mode(0o755))
         .map_err(system(format!("open {} to the servers' accounts", node.dir.display())))?;
     let text = format!(
-        "# Written by deploy/up. The keys are explained in docs/src/configuration.md.\n\
+        "# Written by deploy/up. The keys are explained in docs/configuration.md.\n\
          node:\n  name: {name}\n  address: {address}\n\
          data_dir: {data_dir}\n\
          ports:\n  rest: {rest_port}\n  broker_epmd: {epmd}\n  broker_distribution: {distribution}\n",

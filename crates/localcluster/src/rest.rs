@@ -23,7 +23,7 @@ pub enum RestError {
     #[error(transparent)]
     Net(#[from] NetError),
     /// An answer that is an error.
-    #[error("{method} {path}: {status}: {message}")]
+    #[error("{method} {path}: {status} {code}: {message}")]
     Refused {
         /// The method.
         method: String,
@@ -31,6 +31,8 @@ pub enum RestError {
         path: String,
         /// HTTP status.
         status: u16,
+        /// The API's `error_code`.
+        code: String,
         /// What the API says.
         message: String,
     },
@@ -55,6 +57,7 @@ pub struct RestClient {
     rest: String,
     status: String,
     authorization: String,
+    tenant: String,
 }
 
 impl RestClient {
@@ -70,7 +73,17 @@ impl RestClient {
             rest: rest.to_owned(),
             status: status.to_owned(),
             authorization: format!("Basic {encoded}"),
+            tenant: "default_tenant".to_owned(),
         })
+    }
+
+    /// The same client in another tenant.
+    #[must_use]
+    pub fn in_tenant(self, tenant: &str) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            ..self
+        }
     }
 
     /// Any call of the REST API; errors of the API are answers here.
@@ -86,7 +99,7 @@ impl RestClient {
             .method(method)
             .uri(url)
             .header("authorization", &self.authorization)
-            .header("tenant", "default_tenant")
+            .header("tenant", &self.tenant)
             .header("content-type", "application/json")
             .body(Full::new(body))?;
         let answer = self.client.send(request, timeout).await?;
@@ -124,12 +137,13 @@ impl RestClient {
         if answer.status < 300 {
             return Ok(answer.body);
         }
-        let message = answer.body["message"].as_str().unwrap_or("no message").to_owned();
+        let text = |key: &str, without: &str| answer.body[key].as_str().unwrap_or(without).to_owned();
         Err(RestError::Refused {
             method: method.into(),
             path: path.into(),
             status: answer.status,
-            message,
+            code: text("error_code", "no_code"),
+            message: text("message", "no message"),
         })
     }
 }

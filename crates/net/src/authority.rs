@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use jiff::SignedDuration;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
@@ -83,18 +84,22 @@ impl CertificateAuthority {
             node_id,
             node_name,
             address,
-            Duration::days(NODE_DAYS),
+            SignedDuration::from_hours(24 * NODE_DAYS),
         )
     }
 
-    pub(crate) fn sign_for(
+    /// As [`Self::sign`], with another lifetime; one that is not positive gives a certificate that has expired.
+    ///
+    /// # Errors
+    /// As [`Self::sign`].
+    pub fn sign_for(
         &self,
         request_pem: &str,
         cluster_id: &str,
         node_id: u64,
         node_name: &str,
         address: &str,
-        lifetime: Duration,
+        lifetime: SignedDuration,
     ) -> Result<String, NetError> {
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
         let mut params = CertificateParams::new(vec![
@@ -119,7 +124,7 @@ impl CertificateAuthority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, lifetime)?;
+        set_validity(&mut params, Duration::seconds(lifetime.as_secs()))?;
         request.params = params;
         let issuer = Issuer::from_ca_cert_pem(&self.certificate_pem, &self.key)?;
         Ok(request.signed_by(&issuer)?.pem())

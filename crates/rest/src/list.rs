@@ -127,11 +127,21 @@ impl Asked {
 
     /// The page and its envelope.
     pub(crate) async fn answer(&self, store: &Store, resource: Resource) -> Result<Json<Value>, ApiError> {
+        self.answer_as(store, resource, |item| item).await
+    }
+
+    /// The page and its envelope, each object in the form that clients are shown.
+    pub(crate) async fn answer_as(
+        &self,
+        store: &Store,
+        resource: Resource,
+        present: impl Fn(Value) -> Value,
+    ) -> Result<Json<Value>, ApiError> {
         let page = store.list(resource, &self.query).await?;
         let items = page
             .items
             .into_iter()
-            .map(|item| self.shape(item))
+            .map(|item| self.shape(present(item)))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(envelope(items, page.total, self.size, self.query.offset))
     }

@@ -9,7 +9,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 /// Longer files have grown a second job.
 const LINES_MAX: usize = 800;
 
-/// A package may use what is on a lower level. The levels are explained in docs/src/architecture.md.
+/// A package may use what is on a lower level. The levels are explained in docs/architecture.md.
 const LEVELS: [(&str, u8); 23] = [
     ("types", 0),
     ("proto", 0),
@@ -62,6 +62,9 @@ const SOLE_USERS: [(&str, &[&str]); 6] = [
 const PURE: [&str; 4] = ["catalog", "blueprint", "workflow", "yaml"];
 const IMPURE_LIBRARIES: [&str; 4] = ["tokio", "tonic", "hyper", "nix"];
 
+/// One TLS stack with one provider: two in one program make "which one is the default" a panic at run time.
+const BANNED: [&str; 3] = ["aws-lc-sys", "openssl-sys", "native-tls"];
+
 pub(crate) fn run() -> Result<()> {
     let metadata = MetadataCommand::new().no_deps().exec().context("run cargo metadata")?;
     let levels: BTreeMap<&str, u8> = LEVELS.into_iter().chain(TOP.map(|name| (name, u8::MAX))).collect();
@@ -84,6 +87,12 @@ pub(crate) fn run() -> Result<()> {
         let folder = package.manifest_path.parent().context("a manifest has a folder")?;
         check_files(folder.as_std_path(), &mut faults)?;
     }
+    let locked = MetadataCommand::new()
+        .exec()
+        .context("run cargo metadata with dependencies")?;
+    let is_banned = |name: &str| BANNED.contains(&name);
+    let banned = locked.packages.iter().filter(|package| is_banned(&package.name));
+    faults.extend(banned.map(|package| format!("{} is in the tree: `cargo tree -i {0}` shows why", package.name)));
     for fault in &faults {
         eprintln!("tidy: {fault}");
     }

@@ -41,7 +41,7 @@ pub(super) async fn list(
         caller.scope("deployment_list")?,
         query.as_deref(),
     )?
-    .answer(&state.store, Resource::DEPLOYMENTS)
+    .answer_as(&state.store, Resource::DEPLOYMENTS, with_workflow_list)
     .await
 }
 
@@ -62,7 +62,8 @@ pub(super) async fn get(
     Ok(Json(asked.shape(object)?))
 }
 
-/// A single deployment shows its workflows as a list, a list of them as they are stored (spec/rest-api.md, trap 6).
+/// Clients read a deployment's workflows as a list of objects, in lists of deployments too: the 7.0.5 client cannot read the
+/// stored mapping, whatever older managers answered there (spec/rest-api.md, trap 6).
 fn with_workflow_list(mut object: Value) -> Value {
     let workflows = object["workflows"].as_object().cloned().unwrap_or_default();
     object["workflows"] = workflows

@@ -1,0 +1,163 @@
+//! The unmodified command line of Cloudify 7.0.5, and the Python client below it, against each node.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use conclave_chaos_tests::TestCluster;
+
+/// The `cfy` of a virtual environment that `deploy/test` makes.
+fn cfy_program() -> PathBuf {
+    let path = std::env::var_os("CONCLAVE_CFY").map_or_else(default_cfy, PathBuf::from);
+    assert!(
+        path.exists(),
+        "{} is not there: `deploy/test` makes it, or set CONCLAVE_CFY to the `cfy` of cloudify 7.0.5",
+        path.display()
+    );
+    path
+}
+
+fn default_cfy() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    cache.join("conclave/cloudify-7.0.5/bin/cfy")
+}
+
+/// One user of the command line.
+struct Cfy {
+    program: PathBuf,
+    home: PathBuf,
+}
+
+impl Cfy {
+    fn run(&self, arguments: &[&str]) -> (bool, String) {
+        let output = Command::new(&self.program)
+            .args(arguments)
+            .env("HOME", &self.home)
+            .env("CFY_WORKDIR", &self.home)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+    }
+
+    /// A command that must succeed and show each of `shown`.
+    fn shows(&self, arguments: &[&str], shown: &[&str]) {
+        let (success, text) = self.run(arguments);
+        let missing: Vec<_> = shown.iter().filter(|part| !text.contains(**part)).collect();
+        assert!(
+            success && missing.is_empty(),
+            "cfy {}: success {success}, not shown {missing:?}:\n{text}",
+            arguments.join(" ")
+        );
+    }
+
+    /// A command that must fail and say `said`.
+    fn refuses(&self, arguments: &[&str], said: &str) {
+        let (success, text) = self.run(arguments);
+        assert!(
+            !success && text.contains(said),
+            "cfy {}: success {success}, expected {said:?}:\n{text}",
+            arguments.join(" ")
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cfy_works_against_every_node() {
+    let program = cfy_program();
+    let test = TestCluster::three().await;
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/hello-world/blueprint.yaml");
+    let users = (1..=3).map(|number| {
+        let home = test.dir().join(format!("user{number}"));
+        std::fs::create_dir(&home).unwrap();
+        let (program, example) = (program.clone(), example.clone());
+        let facts = test.cluster.node(number);
+        let (port, password) = (
+            test.cluster.rest_port().to_string(),
+            test.cluster.admin().password.clone(),
+        );
+        let (ca, work) = (test.cluster.ca_file(), test.dir().join(format!("work{number}")));
+        tokio::task::spawn_blocking(move || {
+            let cfy = Cfy { program, home };
+            let id = format!("hello{number}");
+            let (address, ca) = (facts.address.as_str(), ca.to_str().unwrap());
+            let connect = [
+                "profiles",
+                "use",
+                address,
+                "-u",
+                "admin",
+                "-p",
+                &password,
+                "-t",
+                "default_tenant",
+                "--ssl",
+                "-c",
+                ca,
+                "--rest-port",
+                &port,
+            ];
+            cfy.shows(&connect, &["Using manager", "127.0.0.11", "127.0.0.12", "127.0.0.13"]);
+            cfy.shows(&["status"], &["Active"]);
+            let work_dir = format!("work_dir={}", work.display());
+            use_blueprint(&cfy, example.to_str().unwrap(), &id, &work_dir);
+        })
+    });
+    for user in users.collect::<Vec<_>>() {
+        user.await.unwrap();
+    }
+}
+
+/// The life of a deployment, as a user of `cfy` goes through it.
+fn use_blueprint(cfy: &Cfy, example: &str, id: &str, work_dir: &str) {
+    cfy.shows(&["blueprints", "upload", example, "-b", id], &["Blueprint uploaded"]);
+    cfy.shows(&["blueprints", "list"], &[id, "blueprint.yaml", "uploaded"]);
+    let create = [
+        "deployments",
+        "create",
+        id,
+        "-b",
+        id,
+        "-i",
+        "visitor=Conclave",
+        "-i",
+        work_dir,
+    ];
+    cfy.shows(&create, &["created"]);
+    cfy.shows(&["deployments", "list"], &[id]);
+    cfy.shows(
+        &["executions", "start", "install", "-d", id],
+        &[
+            "Starting 'install'",
+            "a page that says 'Hello, Conclave!'",
+            "execution succeeded",
+        ],
+    );
+    let (_, executions) = cfy.run(&["executions", "list", "-d", id, "--json"]);
+    let executions: serde_json::Value = serde_json::from_str(&executions).unwrap();
+    let execution = executions[0]["id"].as_str().unwrap();
+    cfy.shows(
+        &["events", "list", execution],
+        &[
+            "Task succeeded",
+            "INFO: folder ",
+            "wrote 26 bytes",
+            "execution succeeded",
+        ],
+    );
+    cfy.shows(&["deployments", "outputs", id], &["index.html", "Hello, Conclave!"]);
+    cfy.shows(&["node-instances", "list", "-d", id], &["folder_", "page_", "started"]);
+    cfy.shows(&["nodes", "list", "-d", id], &["hello.nodes.Page"]);
+    cfy.refuses(&["deployments", "create", "other", "-b", "nothing"], "404");
+    cfy.refuses(&["blueprints", "upload", example, "-b", id], "409");
+    cfy.shows(
+        &["uninstall", id],
+        &[
+            "'uninstall' workflow execution succeeded",
+            "Deployment deleted",
+            "Blueprint deleted",
+        ],
+    );
+}
