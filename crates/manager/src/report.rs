@@ -16,6 +16,8 @@ use conclave_store::Store;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::messages::Messages;
+
 /// How often the record is asked whether it answers.
 const PROBE_PERIOD: Duration = Duration::from_millis(500);
 
@@ -25,6 +27,7 @@ pub(crate) struct Reporter {
     consensus: Consensus,
     database: Database,
     files: FileSync,
+    messages: Messages,
     executor: Executor,
     schema: watch::Receiver<bool>,
     store_answers: watch::Receiver<bool>,
@@ -43,6 +46,7 @@ impl Reporter {
         consensus: &Consensus,
         database: &Database,
         files: &FileSync,
+        messages: &Messages,
         executor: &Executor,
         schema: watch::Receiver<bool>,
         store: &Store,
@@ -65,6 +69,7 @@ impl Reporter {
             consensus: consensus.clone(),
             database: database.clone(),
             files: files.clone(),
+            messages: messages.clone(),
             executor: executor.clone(),
             schema,
             store_answers,
@@ -77,6 +82,7 @@ impl Reporter {
             ("raft".to_owned(), self.raft()),
             ("postgres".to_owned(), self.postgres()),
             ("files".to_owned(), self.file_tree()),
+            ("broker".to_owned(), self.broker()),
             ("store".to_owned(), self.store()),
             (
                 "executor".to_owned(),
@@ -148,6 +154,11 @@ impl Reporter {
             None => None,
         };
         self.part("files", cause, serde_json::to_value(&status).unwrap_or(Value::Null))
+    }
+
+    fn broker(&self) -> Part {
+        let (cause, details) = self.messages.health();
+        self.part("broker", cause, details)
     }
 
     fn store(&self) -> Part {

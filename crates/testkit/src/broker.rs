@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use conclave_messaging::{Access, Broker, BrokerAddress, BrokerOptions, BrokerState};
-use conclave_net::{CertificateAuthority, ClusterKey, NodeIdentity, new_key_and_request};
+use conclave_net::{CertificateAuthority, ClusterKey, Credentials, NodeIdentity, new_key_and_request};
 use conclave_runtime::Tasks;
 use futures::FutureExt;
 use nix::sys::signal::{Signal, kill};
@@ -47,6 +47,7 @@ impl TestBroker {
             address: ADDRESS,
             port: free_port(),
             distribution_port: free_port(),
+            after: None,
         };
         let tasks = Tasks::new("test broker");
         let broker = Broker::start(options.clone(), &tasks);
@@ -154,13 +155,14 @@ fn identity(name: &str) -> NodeIdentity {
     let certificate_pem = authority
         .sign(&request, cluster, 1, name, &ADDRESS.to_string())
         .expect("a certificate");
+    let ca_certificate_pem = authority.certificate_pem().to_owned();
     NodeIdentity {
         cluster_id: cluster.into(),
         node_id: 1,
         name: name.into(),
-        ca_certificate_pem: authority.certificate_pem().to_owned(),
-        certificate_pem,
-        key_pem,
+        credentials: Credentials::new(certificate_pem, key_pem, &ca_certificate_pem).expect("usable credentials"),
+        ca_certificate_pem,
+        generation: 0,
         cluster_key: ClusterKey::generate().expect("a cluster key"),
     }
 }

@@ -110,12 +110,9 @@ impl Layout {
         self.base.join("ca.pem")
     }
 
+    /// Certificate and key in one file: a renewal replaces both at once.
     pub(crate) fn certificate(&self) -> PathBuf {
         self.base.join("certificate.pem")
-    }
-
-    pub(crate) fn key(&self) -> PathBuf {
-        self.base.join("key.pem")
     }
 
     /// What the server prints before it has a log.
@@ -127,8 +124,7 @@ impl Layout {
         self.logs().join("rabbitmq.log")
     }
 
-    /// Makes the folders and writes the node's certificate, if it is another one than before: the server reads it anew for
-    /// connections to come.
+    /// Makes the folders, and the files that do not depend on where the server listens.
     pub(crate) fn prepare(&self, identity: &NodeIdentity, account: &Account) -> Result<(), MessagingError> {
         for dir in [&self.base, &self.database(), &self.logs(), &self.plugins()] {
             std::fs::create_dir_all(dir).map_err(MessagingError::file("create", dir))?;
@@ -142,9 +138,15 @@ impl Layout {
             .derive(&format!("rabbitmq/cookie/{}", identity.node_id));
         put(&self.base.join(".erlang.cookie"), &cookie, 0o400, account)?;
         put(&self.enabled_plugins(), "[].\n", 0o600, account)?;
+        self.write_certificate(identity, account)
+    }
+
+    /// Writes the node's certificate and key, if they are others than before. A running server reads them anew within two
+    /// minutes, for connections to come; until then the old ones hold.
+    pub(crate) fn write_certificate(&self, identity: &NodeIdentity, account: &Account) -> Result<(), MessagingError> {
         put(&self.ca(), &identity.ca_certificate_pem, 0o600, account)?;
-        put(&self.certificate(), &identity.chain_pem(), 0o600, account)?;
-        put(&self.key(), &identity.key_pem, 0o600, account)
+        let both = identity.chain_pem() + &identity.credentials.key_pem();
+        put(&self.certificate(), &both, 0o600, account)
     }
 
     /// The end of what the server said, for people.

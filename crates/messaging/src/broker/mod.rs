@@ -32,6 +32,7 @@ use settings::{Endpoints, Launch};
 /// It takes two to ten seconds, and more on a machine that is busy.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const READY_POLL: Duration = Duration::from_millis(100);
+const HOLD_MAX: Duration = Duration::from_secs(10);
 const STOP_GRACE: Duration = Duration::from_secs(12);
 const RESTART_FIRST: Duration = Duration::from_millis(200);
 const RESTART_MOST: Duration = Duration::from_secs(30);
@@ -58,6 +59,9 @@ pub struct BrokerOptions {
     pub port: u16,
     /// Erlang distribution, on the same address.
     pub distribution_port: u16,
+    /// A new server is held back until this turns true, for some seconds at most: on a small machine the start of a broker
+    /// takes the processors from what users wait for.
+    pub after: Option<watch::Receiver<bool>>,
 }
 
 /// How far it is.
@@ -145,6 +149,14 @@ struct Task {
 
 impl Task {
     async fn run(self, shutdown: Shutdown) {
+        if Process::recall(&self.layout).is_none()
+            && let Some(after) = &self.options.after
+        {
+            let mut after = after.clone();
+            let held = tokio::time::timeout(HOLD_MAX, after.wait_for(|ready| *ready));
+            // Whether it is time or the others are late: now it starts.
+            let _now = shutdown.run_until(held).await;
+        }
         let mut backoff = Backoff::new(RESTART_FIRST, RESTART_MOST);
         loop {
             let begun = Instant::now();
@@ -275,6 +287,16 @@ impl Task {
         }
     }
 
+    /// Gives the server the node's certificate when it has been renewed.
+    fn renew_certificate(&self) {
+        let written = Account::for_children(&self.options.account)
+            .map_err(MessagingError::from)
+            .and_then(|account| self.layout.write_certificate(&self.options.identity, &account));
+        if let Err(error) = written {
+            tracing::warn!(%error, "the broker did not get the renewed certificate; it is tried again");
+        }
+    }
+
     /// Looks at the running server until the connection is lost; returns why.
     async fn watch(&self, session: &Session) -> String {
         let mut lost = std::pin::pin!(session.lost());
@@ -289,6 +311,7 @@ impl Task {
                 }),
                 Err(error) => break error.to_string(),
             }
+            self.renew_certificate();
             tokio::select! {
                 why = &mut lost => break why,
                 () = tokio::time::sleep(LOOK_PERIOD) => {}

@@ -135,7 +135,7 @@ fn config(layout: &Layout, endpoints: Endpoints) -> String {
          [{{rabbit, [\n\
          {{tcp_listeners, []}},\n\
          {{ssl_listeners, [{{{address}, {port}}}]}},\n\
-         {{ssl_options, [{{cacertfile, {ca}}}, {{certfile, {certificate}}}, {{keyfile, {key}}},\n\
+         {{ssl_options, [{{cacertfile, {ca}}}, {{certfile, {certificate}}}, {{keyfile, {certificate}}},\n\
          \x20 {{verify, verify_peer}}, {{fail_if_no_peer_cert, false}}, {{versions, ['tlsv1.3', 'tlsv1.2']}}]}},\n\
          {{load_definitions, {definitions}}},\n\
          {{consumer_timeout, undefined}},\n\
@@ -148,7 +148,6 @@ fn config(layout: &Layout, endpoints: Endpoints) -> String {
         port = endpoints.amqps,
         ca = file(&layout.ca()),
         certificate = file(&layout.certificate()),
-        key = file(&layout.key()),
         definitions = file(&layout.definitions()),
     )
 }
