@@ -4,7 +4,7 @@
 //! upwards, and stops them in the opposite order.
 
 mod bootstrap;
-mod outlet;
+mod messages;
 mod report;
 mod view;
 
@@ -32,7 +32,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use outlet::StoreOutlet;
+use messages::Messages;
 use report::Reporter;
 use view::{FileResources, RaftView, live_managers};
 
@@ -231,9 +231,10 @@ async fn start_node(
         tell_when_quiet(store.clone(), hold, database.quiet(), services.shutdown()),
     );
     let schema = bootstrap::start(store.clone(), consensus.clone(), services);
-    let executor = start_executor(config, program, &store, &files, &consensus, services)?;
+    let messages = Messages::start(config, &identity, &consensus, &store, &schema, substrate, services);
+    let executor = start_executor(config, program, &store, &files, &consensus, &messages, services)?;
     let reporting = Reporter::start(
-        config, &identity, &consensus, &database, &files, &executor, schema, &store, services,
+        config, &identity, &consensus, &database, &files, &messages, &executor, schema, &store, services,
     );
     // It is set once, here.
     let _first = reporter.set(reporting);
@@ -267,6 +268,7 @@ fn start_executor(
     store: &Store,
     files: &FileSync,
     consensus: &Consensus,
+    messages: &Messages,
     services: &Tasks,
 ) -> Result<Executor> {
     let commands = config.data_dir.join("commands");
@@ -287,7 +289,7 @@ fn start_executor(
         concurrent_operations: config.workflows.concurrent_operations,
         store: store.clone(),
         runner,
-        logs: Arc::new(StoreOutlet::start(store.clone(), services)),
+        logs: Arc::new(messages.outlet.clone()),
         resources: Arc::new(FileResources(files.clone())),
         live: live_managers(consensus, services),
     };

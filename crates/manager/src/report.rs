@@ -16,6 +16,8 @@ use conclave_store::Store;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::messages::Messages;
+
 /// How often the record is asked whether it answers.
 const PROBE_PERIOD: Duration = Duration::from_millis(500);
 
@@ -26,6 +28,7 @@ pub(crate) struct Reporter {
     consensus: Consensus,
     database: Database,
     files: FileSync,
+    messages: Messages,
     executor: Executor,
     schema: watch::Receiver<bool>,
     store_answers: watch::Receiver<bool>,
@@ -44,6 +47,7 @@ impl Reporter {
         consensus: &Consensus,
         database: &Database,
         files: &FileSync,
+        messages: &Messages,
         executor: &Executor,
         schema: watch::Receiver<bool>,
         store: &Store,
@@ -67,6 +71,7 @@ impl Reporter {
             consensus: consensus.clone(),
             database: database.clone(),
             files: files.clone(),
+            messages: messages.clone(),
             executor: executor.clone(),
             schema,
             store_answers,
@@ -79,6 +84,7 @@ impl Reporter {
             ("raft".to_owned(), self.raft()),
             ("postgres".to_owned(), self.postgres()),
             ("files".to_owned(), self.file_tree()),
+            ("broker".to_owned(), self.broker()),
             ("store".to_owned(), self.store()),
             ("certificate".to_owned(), self.certificate()),
             (
@@ -168,6 +174,11 @@ impl Reporter {
             cause,
             json!({"from": validity.from, "until": validity.until}),
         )
+    }
+
+    fn broker(&self) -> Part {
+        let (cause, details) = self.messages.health();
+        self.part("broker", cause, details)
     }
 
     fn store(&self) -> Part {

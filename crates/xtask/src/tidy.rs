@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 const LINES_MAX: usize = 800;
 
 /// A package may use what is on a lower level. The levels are explained in docs/architecture.md.
-const LEVELS: [(&str, u8); 23] = [
+const LEVELS: [(&str, u8); 25] = [
     ("types", 0),
     ("proto", 0),
     ("runtime", 1),
@@ -19,7 +19,6 @@ const LEVELS: [(&str, u8); 23] = [
     ("yaml", 1),
     ("archive", 1),
     ("config", 2),
-    ("testkit", 2),
     ("catalog", 3),
     ("blueprint", 3),
     ("workflow", 3),
@@ -29,7 +28,10 @@ const LEVELS: [(&str, u8); 23] = [
     ("postgres", 5),
     ("filesync", 5),
     ("auth", 5),
+    ("messaging", 5),
+    ("testkit", 6),
     ("executor", 7),
+    ("events", 8),
     ("consul-api", 8),
     ("rest", 8),
     ("manager", 9),
@@ -50,9 +52,10 @@ const ABOVE_SUBSTRATE: [&str; 8] = [
     "rest",
 ];
 /// Libraries that one package alone may name.
-const SOLE_USERS: [(&str, &[&str]); 6] = [
+const SOLE_USERS: [(&str, &[&str]); 7] = [
     ("openraft", &["consensus"]),
     ("lapin", &["messaging"]),
+    ("amq-protocol-tcp", &["messaging"]),
     ("rustls", &["net"]),
     ("rcgen", &["net"]),
     ("deadpool-postgres", &["store"]),
