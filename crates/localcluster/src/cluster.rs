@@ -453,9 +453,8 @@ impl LocalCluster {
                 postmaster.stop(Duration::ZERO).await;
             }
         }
-        let dir = self.layout.node(number).dir;
-        for process in crate::process::below(&dir) {
-            process.stop(Duration::from_secs(5)).await;
+        if let Some(broker) = self.broker(number) {
+            broker.stop(STOP_GRACE).await;
         }
     }
 
