@@ -47,6 +47,12 @@ impl ClusterState {
         &self.nodes
     }
 
+    /// Whether a node was in the cluster once and is no longer. A node of which this copy of the state has not heard yet has not
+    /// left: the copy may be catching up.
+    pub fn has_left(&self, id: NodeId) -> bool {
+        id.0 <= self.last_node_id && !self.nodes.contains_key(&id)
+    }
+
     /// The unused join tokens.
     pub fn tokens(&self) -> &OrdMap<TokenId, JoinToken> {
         &self.tokens

@@ -248,7 +248,7 @@ async fn send_proposal(channel: Channel, forward: Forward) -> Result<Forwarded, 
 
 /// An operator's access to a running node, by proving to be that node: the command line on its machine uses it.
 pub struct AdminClient {
-    channel: Channel,
+    pub(crate) channel: Channel,
     identity: NodeIdentity,
 }
 

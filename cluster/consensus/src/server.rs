@@ -11,6 +11,7 @@ use conclave_net::{JoinSecret, NodeIdentity, PeerIdentity, sha256_hex};
 use conclave_proto::consensus::membership_server::{Membership, MembershipServer};
 use conclave_proto::consensus::raft_server::{Raft as RaftService, RaftServer};
 use conclave_proto::consensus::{Frame, JoinRequest, JoinResponse, ReadIndexRequest, ReadIndexResponse, ReportRequest};
+use conclave_proto::operator::operator_server::OperatorServer;
 use openraft::ReadPolicy;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -19,6 +20,7 @@ use tonic::{Request as Rpc, Response as Answer, Status, Streaming};
 use crate::certificates::open_authority;
 use crate::group::{LastHeard, ReportSource};
 use crate::network::MESSAGE_BYTES_MAX;
+use crate::operator::OperatorService;
 use crate::types::{Raft, SnapshotData, SnapshotMeta, Vote, decode, encode};
 use crate::{Consensus, ConsensusError};
 
@@ -53,6 +55,9 @@ pub(crate) struct Service {
 
 /// The services as a router that the manager serves on port 8300, together with the services of other crates.
 pub(crate) fn router(service: Service) -> axum::Router {
+    let operator = OperatorServer::new(OperatorService {
+        consensus: service.consensus.clone(),
+    });
     let service = Arc::new(service);
     let raft = RaftServer::from_arc(Arc::clone(&service))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -60,6 +65,7 @@ pub(crate) fn router(service: Service) -> axum::Router {
     let membership = MembershipServer::from_arc(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
     tonic::service::Routes::new(raft)
         .add_service(membership)
+        .add_service(operator)
         .into_axum_router()
 }
 
@@ -97,9 +103,8 @@ impl MembersOnly {
         if peer.cluster_id != self.cluster_id {
             return Err("the certificate belongs to another cluster");
         }
-        let state = self.state.borrow();
-        // A node that has just joined knows no members yet; its cluster's CA vouches for the caller.
-        if state.facts().is_some() && !state.nodes().contains_key(&NodeId(peer.node_id)) {
+        // A node that has just joined has not heard of all members yet; its cluster's CA vouches for the caller.
+        if self.state.borrow().has_left(NodeId(peer.node_id)) {
             return Err("the node is not, or no longer, a member of this cluster");
         }
         Ok(())

@@ -37,6 +37,7 @@ impl Place {
             database: TestPostgres::DATABASE.into(),
             connections: 8,
             patience: Duration::from_secs(10),
+            hold: tokio::sync::watch::channel(false).1,
         };
         let store = Store::open(&options).unwrap();
         store.migrate().await.unwrap();
