@@ -227,7 +227,8 @@ impl Task {
         let (records, deliveries): (Vec<EventRecord>, Vec<Delivery>) =
             ready.into_iter().map(|item| (item.record, item.delivery)).unzip();
         let refused = insert(&self.store, &records, &self.shutdown).await?;
-        self.tracker.done(records.iter().map(|record| record.message_id));
+        let ids = records.iter().map(|record| record.message_id);
+        self.tracker.recorded(ids, Instant::now());
         let stored = (records.len() - refused.len()) as u64;
         self.counts.recorded.fetch_add(stored, Ordering::Relaxed);
         self.counts.rejected.fetch_add(refused.len() as u64, Ordering::Relaxed);

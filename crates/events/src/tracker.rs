@@ -13,7 +13,7 @@ use uuid::Uuid;
 const LINES_MAX: usize = 8192;
 /// What a broker has taken and nobody has told to be recorded by then is stored without it.
 const OVERDUE: Duration = Duration::from_secs(3);
-/// The same for lines that somebody waits for.
+/// Lines that somebody waits for are overdue when this node's pipeline has recorded nothing for this long.
 const OVERDUE_AWAITED: Duration = Duration::from_millis(250);
 /// A workflow's end does not hang on its logs for longer.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +32,8 @@ struct Lines {
     under_way: HashMap<Uuid, UnderWay>,
     /// How many waiters an execution has.
     awaited: HashMap<ExecutionId, usize>,
+    /// When this node's pipeline last recorded some.
+    progress: Option<Instant>,
 }
 
 struct UnderWay {
@@ -52,11 +54,14 @@ enum Stage {
 }
 
 impl Stage {
-    fn is_overdue(self, now: Instant, is_awaited: bool) -> bool {
+    fn is_overdue(self, now: Instant, is_awaited: bool, progress: Option<Instant>) -> bool {
         match (self, is_awaited) {
             (Self::Queued, _) => false,
             (Self::InOtherBroker(_), true) => true,
-            (Self::InOwnBroker(since), true) => now >= since + OVERDUE_AWAITED,
+            (Self::InOwnBroker(since), true) => {
+                let stands_since = progress.map_or(since, |progress| progress.max(since));
+                now >= stands_since + OVERDUE_AWAITED || now >= since + OVERDUE
+            }
             (Self::InOwnBroker(since) | Self::InOtherBroker(since), false) => now >= since + OVERDUE,
         }
     }
@@ -120,12 +125,18 @@ impl Tracker {
         }
     }
 
+    /// This node's pipeline has recorded these.
+    pub(crate) fn recorded(&self, ids: impl IntoIterator<Item = Uuid>, now: Instant) {
+        self.lock().progress = Some(now);
+        self.done(ids);
+    }
+
     /// Lines that a broker has taken and that have to be recorded without it.
     pub(crate) fn overdue(&self, now: Instant) -> Vec<EventRecord> {
         let lines = self.lock();
         let is_overdue = |line: &&UnderWay| {
             let is_awaited = lines.awaited.contains_key(&line.record.execution_id);
-            line.stage.is_overdue(now, is_awaited)
+            line.stage.is_overdue(now, is_awaited, lines.progress)
         };
         let mut records: Vec<EventRecord> = lines
             .under_way
@@ -237,7 +248,15 @@ mod tests {
         );
         assert_eq!(tracker.overdue(now), std::slice::from_ref(&other));
         assert_eq!(tracker.overdue(now + OVERDUE_AWAITED), [own.clone(), other.clone()]);
-        tracker.done([own.message_id, other.message_id]);
+        let later = now + OVERDUE_AWAITED - Duration::from_millis(1);
+        tracker.recorded([other.message_id], later);
+        assert_eq!(
+            tracker.overdue(later + Duration::from_millis(2)),
+            [],
+            "the pipeline is at work"
+        );
+        assert_eq!(tracker.overdue(later + OVERDUE_AWAITED), std::slice::from_ref(&own));
+        tracker.done([own.message_id]);
         assert!(
             tokio::time::timeout(Duration::from_millis(1), &mut flush)
                 .await

@@ -35,9 +35,11 @@ pub enum MessagingError {
         source: std::io::Error,
     },
     /// The server ended.
-    #[error("rabbitmq-server ended{said}; see {}", log.display())]
+    #[error("rabbitmq-server ended{how}{said}; see {}", log.display())]
     Ended {
-        /// The end of its log, or nothing.
+        /// By which signal or with which code, if this program started it.
+        how: String,
+        /// What its log says of the cause, or nothing.
         said: String,
         /// Where the rest is.
         log: PathBuf,

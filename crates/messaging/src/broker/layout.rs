@@ -149,14 +149,18 @@ impl Layout {
         put(&self.certificate(), &both, 0o600, account)
     }
 
-    /// The end of what the server said, for people.
+    /// What the server said of its end, for people: what it printed when it could not boot, else the errors at the end of its
+    /// log. One that was killed says nothing.
     pub(crate) fn last_words(&self) -> String {
-        let output = tail(&self.output());
-        let log = tail(&self.log_file());
-        let said = if output.contains("BOOT FAILED") || log.is_empty() {
-            output
+        let printed = read_end(&self.output());
+        let said = if printed.contains("BOOT FAILED") {
+            shorten(printed.lines())
         } else {
-            log
+            let log = read_end(&self.log_file());
+            shorten(
+                log.lines()
+                    .filter(|line| line.contains("[error]") || line.contains("[critical]")),
+            )
         };
         if said.is_empty() {
             String::new()
@@ -166,23 +170,25 @@ impl Layout {
     }
 }
 
-/// What of a log is shown.
-const TAIL_BYTES: usize = 600;
+/// How much of the end of a log is looked at.
+const LOG_END_BYTES: usize = 8192;
+/// What of it is shown.
+const SHOWN_BYTES: usize = 600;
 
-fn tail(path: &Path) -> String {
+fn read_end(path: &Path) -> String {
     let text = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4 * TAIL_BYTES)..]).into_owned();
-    // Colours and the empty lines of banners say nothing.
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let mut kept = Vec::new();
+    String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_END_BYTES)..]).into_owned()
+}
+
+/// The last lines, as many as may be shown.
+fn shorten<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let lines: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
     let mut bytes = 0;
-    for line in lines.iter().rev() {
+    let fits = |line: &&&str| {
         bytes += line.len();
-        if bytes > TAIL_BYTES {
-            break;
-        }
-        kept.push(*line);
-    }
+        bytes <= SHOWN_BYTES
+    };
+    let mut kept: Vec<&str> = lines.iter().rev().take_while(fits).copied().collect();
     kept.reverse();
     kept.join(" | ")
 }
@@ -226,13 +232,20 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_log_is_whole_lines() {
+    fn last_words_are_about_the_end() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("log");
-        assert_eq!(tail(&path), "");
-        std::fs::write(&path, "first\n\n  second  \nthird\n").unwrap();
-        assert_eq!(tail(&path), "first | second | third");
-        std::fs::write(&path, format!("{}\nlast\n", "x".repeat(5000))).unwrap();
-        assert_eq!(tail(&path), "last");
+        let layout = Layout::new(root.path());
+        assert_eq!(layout.last_words(), "");
+        std::fs::create_dir_all(layout.logs()).unwrap();
+        std::fs::write(
+            layout.log_file(),
+            "12:00 [info] a\n12:01 [error] port in use\n12:02 [info] b\n",
+        )
+        .unwrap();
+        assert_eq!(layout.last_words(), ": 12:01 [error] port in use");
+        std::fs::write(layout.output(), "BOOT FAILED\n\n  no cookie  \n").unwrap();
+        assert_eq!(layout.last_words(), ": BOOT FAILED | no cookie");
+        let long = format!("{}\nlast", "x".repeat(5000));
+        assert_eq!(shorten(long.lines()), "last");
     }
 }

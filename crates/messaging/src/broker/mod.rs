@@ -18,6 +18,7 @@ use conclave_net::NodeIdentity;
 use conclave_runtime::account::Account;
 use conclave_runtime::{Backoff, Shutdown, Tasks};
 use serde::Serialize;
+use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -189,7 +190,7 @@ impl Task {
     /// One life of the server, from adoption or start to its end; returns what ended it.
     async fn life(&self) -> MessagingError {
         let begun = Instant::now();
-        let (process, is_new) = match self.bring_up().await {
+        let (process, child) = match self.bring_up().await {
             Ok(found) => found,
             Err(error) => return error,
         };
@@ -197,8 +198,13 @@ impl Task {
             status.state = BrokerState::Starting;
             status.pid = Some(process.pid);
         });
+        let is_new = child.is_some();
         let why = tokio::select! {
-            () = process.ended() => self.ended(),
+            how = end_of(&process, child) => MessagingError::Ended {
+                how,
+                said: self.layout.last_words(),
+                log: self.layout.log_file(),
+            },
             error = self.attend(begun, is_new) => {
                 // It runs and does not answer.
                 process.stop(STOP_GRACE).await;
@@ -209,15 +215,8 @@ impl Task {
         why
     }
 
-    fn ended(&self) -> MessagingError {
-        MessagingError::Ended {
-            said: self.layout.last_words(),
-            log: self.layout.log_file(),
-        }
-    }
-
     /// Adopts the running server, or starts one.
-    async fn bring_up(&self) -> Result<(Process, bool), MessagingError> {
+    async fn bring_up(&self) -> Result<(Process, Option<Child>), MessagingError> {
         let account = Account::for_children(&self.options.account)?;
         let programs = Programs::find(self.options.rabbitmq_dir.as_deref())?;
         let identity = &self.options.identity;
@@ -233,7 +232,7 @@ impl Task {
         match (Step::decide(running.as_ref(), &launch.fingerprint()), running) {
             (Step::Adopt, Some(process)) => {
                 tracing::info!(pid = process.pid, "rabbitmq-server runs already and is adopted");
-                return Ok((process, false));
+                return Ok((process, None));
             }
             (Step::Replace, Some(process)) => {
                 tracing::info!(
@@ -244,9 +243,9 @@ impl Task {
             }
             _ => {}
         }
-        let process = Process::start(&self.layout, &programs, &launch, &account)?;
+        let (process, child) = Process::start(&self.layout, &programs, &launch, &account)?;
         tracing::info!(pid = process.pid, account = account.name(), "rabbitmq-server started");
-        Ok((process, true))
+        Ok((process, Some(child)))
     }
 
     /// Waits until the server answers, and looks after it from then on; returns when it answers no more.
@@ -323,6 +322,18 @@ impl Task {
             status.backlog = None;
         });
         why
+    }
+}
+
+/// Waits for the end of the server; tells how it was, where that can be known.
+async fn end_of(process: &Process, child: Option<Child>) -> String {
+    let Some(mut child) = child else {
+        process.ended().await;
+        return String::new();
+    };
+    match child.wait().await {
+        Ok(status) => format!(" ({status})"),
+        Err(_) => String::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use conclave_runtime::account::Account;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::layout::{Layout, Programs, put};
 use super::settings::Launch;
@@ -57,13 +57,13 @@ impl Process {
         (process.is_running() && names(process.pid, &layout.base)).then_some(process)
     }
 
-    /// Writes the files, starts a server, and remembers it.
+    /// Writes the files, starts a server, and remembers it. The second value tells how it ended, once it has.
     pub(crate) fn start(
         layout: &Layout,
         programs: &Programs,
         launch: &Launch,
         account: &Account,
-    ) -> Result<Self, MessagingError> {
+    ) -> Result<(Self, Child), MessagingError> {
         put(
             &layout.config_stem().with_extension("config"),
             &launch.config,
@@ -92,6 +92,7 @@ impl Process {
         };
         let child = command.spawn().map_err(failed)?;
         let ended = || MessagingError::Ended {
+            how: String::new(),
             said: layout.last_words(),
             log: layout.output(),
         };
@@ -105,7 +106,7 @@ impl Process {
         };
         let text = serde_json::to_vec(&process).unwrap_or_default();
         std::fs::write(&layout.process_file, text).map_err(MessagingError::file("write", &layout.process_file))?;
-        Ok(process)
+        Ok((process, child))
     }
 
     pub(crate) fn is_running(&self) -> bool {
