@@ -136,7 +136,7 @@ fn entity_paths<'v>(call: &Call<'v>) -> Result<Arguments<'v>, Fault> {
     let items = call.argument.as_list().ok_or_else(|| illegal(call, expected))?;
     let (node, rest) = items.split_first().ok_or_else(|| illegal(call, expected))?;
     let mut paths: Vec<&[Value]> = Vec::with_capacity(rest.len());
-    let mut names = std::collections::HashSet::with_capacity(rest.len());
+    let mut names = rustc_hash::FxHashSet::default();
     for item in rest {
         let path = item.as_list().unwrap_or(std::slice::from_ref(item));
         if path.is_empty() || !is_step(node) || !is_path(path, 1) {

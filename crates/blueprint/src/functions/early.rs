@@ -1,6 +1,6 @@
 //! Evaluation when a deployment plan is made: inputs and properties are known, instances and secrets are not.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap as HashMap;
 
 use super::arguments::Arguments;
 use super::call::{Call, FunctionName, call, is_call};
@@ -43,7 +43,7 @@ impl<'p> Early<'p> {
     /// One for these nodes. With `runtime_only` no call is evaluated: it is only found out which operations have any.
     pub(crate) fn new(nodes: &'p [Node], inputs: Map, runtime_only: bool) -> Self {
         // Of two nodes of one name the first counts, which no parsed plan has.
-        let mut by_name = HashMap::with_capacity(nodes.len());
+        let mut by_name = HashMap::default();
         for (index, node) in nodes.iter().enumerate() {
             by_name.entry(&*node.name).or_insert(index);
         }

@@ -1,12 +1,12 @@
 //! The places of a plan that are looked at for calls (spec/dsl.md, section 14, "Scanned places").
 
-use std::collections::{HashMap, HashSet};
+use rustc_hash::{FxHashMap as HashMap, FxHashSet as HashSet};
 
 use super::call::{Call, call, is_call};
 use super::early::EarlyContext;
 use super::engine::{DEPTH_MAX, Scope};
 use super::walk::Place;
-use crate::plan::{Node, Operations, Plan};
+use crate::plan::{Node, Operations, Plan, Relationship};
 use crate::{Map, Text, Value};
 
 /// Remembers which of the mappings that nodes share hold nothing to evaluate.
@@ -58,6 +58,8 @@ fn is_quiet(value: &Value, levels: usize) -> bool {
 pub(crate) struct Spot<'a> {
     pub(crate) scope: Scope,
     pub(crate) context: EarlyContext,
+    /// Where the context is one.
+    pub(crate) relationship: Option<&'a Relationship>,
     pub(crate) place: Place<'a>,
     pub(crate) values: &'a Map,
 }
@@ -78,6 +80,7 @@ pub(crate) fn each_spot(plan: &Plan, visit: &mut dyn FnMut(&Spot<'_>)) {
         visit(&Spot {
             scope,
             context: EarlyContext::Nobody,
+            relationship: None,
             place: Place::Root(path),
             values,
         });
@@ -129,18 +132,24 @@ fn each_spot_of_node(
         node: index,
         operation: false,
     };
-    let mut at = |scope, context, path: &[&str], values: &Map| {
+    let mut at = |context, relationship: Option<&Relationship>, path: &[&str], values: &Map| {
+        let scope = if relationship.is_some() {
+            Scope::Relationship
+        } else {
+            Scope::Node
+        };
         visit(&Spot {
             scope,
             context,
+            relationship,
             place: Place::Root(path),
             values,
         });
     };
-    at(Scope::Node, own, &["nodes", &node.name, "properties"], &node.properties);
+    at(own, None, &["nodes", &node.name, "properties"], &node.properties);
     at(
-        Scope::Node,
         own,
+        None,
         &["nodes", &node.name, "capabilities", "scalable"],
         node.scalable(),
     );
@@ -149,12 +158,7 @@ fn each_spot_of_node(
         operation: true,
     };
     for (name, inputs) in loud(&node.operations, quiet) {
-        at(
-            Scope::Node,
-            own,
-            &["nodes", &node.name, "operations", name, "inputs"],
-            inputs,
-        );
+        at(own, None, &["nodes", &node.name, "operations", name, "inputs"], inputs);
     }
     for relationship in &node.relationships {
         let target = names.get(&*relationship.target_id).copied();
@@ -162,7 +166,7 @@ fn each_spot_of_node(
         for operations in [&relationship.source_operations, &relationship.target_operations] {
             for (name, inputs) in loud(operations, quiet) {
                 let path = ["nodes", &node.name, &relationship.type_name, name, "inputs"];
-                at(Scope::Relationship, ends, &path, inputs);
+                at(ends, Some(relationship), &path, inputs);
             }
         }
     }

@@ -4,7 +4,7 @@
 use super::arguments::Arguments;
 use super::call::{Call, FunctionName, call, is_call};
 use super::compute;
-use super::early::{Early, EarlyContext, unknown_input};
+use super::early::{Early, unknown_input};
 use super::engine::{Scope, Site};
 use super::python;
 use super::scan::{Spot, each_call, each_spot};
