@@ -9,7 +9,7 @@ mod secrets;
 
 use rustc_hash::FxHashSet as HashSet;
 
-use crate::topology::{Existing, Graph, IdSource, Instance, Template, connect, expand};
+use crate::topology::{Chosen, Existing, Graph, IdSource, Instance, Template, connect, expand};
 use crate::{Fault, Map, Plan, Text, Value};
 
 pub use constraints::{Search, check_value};
@@ -105,7 +105,7 @@ fn expand_plan(plan: &Plan, taken: &[Text], ids: &mut dyn IdSource) -> Result<Ve
     let taken: HashSet<Text> = taken.iter().cloned().collect();
     let mut all_new = |vertex: usize, _: Option<&Text>| Ok((Vec::<Existing>::new(), graph.vertices[vertex].count));
     let expansion = expand(&graph, &mut all_new, taken, ids)?;
-    let ends = connect(&graph, &expansion, &mut |_| Ok(None))?;
+    let ends = connect(&graph, &expansion, &mut |_| Ok(Chosen::Any))?;
     let mut instances = Vec::with_capacity(expansion.placed.len());
     for vertex in 0..plan.nodes.len() {
         for instance in &expansion.of_vertex[vertex] {

@@ -9,19 +9,28 @@ use crate::{Class, Fault};
 /// The most relationships that instances may have altogether: two scaled templates connected with each other multiply.
 const RELATIONSHIPS_MAX: usize = 10_000_000;
 
+/// The target of an `all_to_one` relationship.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Chosen {
+    /// The one with the smallest id.
+    Any,
+    /// This one.
+    Instance(usize),
+}
+
 /// By instance, its relationships: the position of the template's relationship and the target, in order of the positions.
 pub(crate) type Ends = Vec<Vec<(usize, usize)>>;
 
 /// Connects instances.
 ///
-/// `chosen` may name the target that an `all_to_one` relationship has already.
+/// `chosen` names the target of an `all_to_one` relationship; it may be one that is not of the expansion.
 ///
 /// # Errors
 /// When a relationship is `all_to_one` within a scaling group, or there are more relationships than this implementation takes.
 pub(crate) fn connect(
     graph: &Graph<'_>,
     expansion: &Expansion,
-    chosen: &mut dyn FnMut(&Connection) -> Result<Option<usize>, Fault>,
+    chosen: &mut dyn FnMut(&Connection) -> Result<Chosen, Fault>,
 ) -> Result<Ends, Fault> {
     let mut ends: Ends = vec![Vec::new(); expansion.placed.len()];
     let mut count = 0_usize;
@@ -63,7 +72,10 @@ pub(crate) fn connect(
                     .copied()
                     .min_by(|a, b| expansion.placed[*a].id.cmp(&expansion.placed[*b].id))
             };
-            let target = chosen(connection)?.or_else(first);
+            let target = match chosen(connection)? {
+                Chosen::Any => first(),
+                Chosen::Instance(target) => Some(target),
+            };
             join(sources, target.as_slice())?;
         } else if let Some(group) = group {
             let mut parts: HashMap<usize, (Vec<usize>, Vec<usize>)> = HashMap::default();

@@ -11,15 +11,6 @@ const INSTANCES_MAX: usize = 1_000_000;
 /// How often an id that is in use is drawn again.
 const DRAWS_MAX: usize = 1_000;
 
-/// Where an instance comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// From this expansion.
-    New,
-    /// From an earlier one.
-    Existing,
-}
-
 /// An instance of a template or group.
 #[derive(Debug, Clone)]
 pub(crate) struct Placed {
@@ -29,7 +20,6 @@ pub(crate) struct Placed {
     pub(crate) parent: Option<usize>,
     /// What it, and all that lies in it, runs on.
     pub(crate) host: Option<Text>,
-    pub(crate) origin: Origin,
 }
 
 /// An instance that is there already.
@@ -122,7 +112,6 @@ impl Expansion {
                 vertex,
                 parent,
                 host: existing.host,
-                origin: Origin::Existing,
             });
         }
         let above = parent.and_then(|parent| self.placed[parent].host.clone());
@@ -137,7 +126,6 @@ impl Expansion {
                 vertex,
                 parent,
                 host,
-                origin: Origin::New,
             });
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! How templates and scaling groups lie in each other, and which templates are connected.
 
-use rustc_hash::FxHashMap as HashMap;
+use rustc_hash::{FxHashMap as HashMap, FxHashSet as HashSet};
 
 use crate::plan::{Node, Relationship};
 use crate::{Class, Fault, Map, Text, Value};
@@ -88,6 +88,7 @@ pub(crate) struct Graph<'p> {
     pub(crate) connections: Vec<Connection>,
     /// Every vertex, what contains before what is contained.
     pub(crate) order: Vec<VertexId>,
+    connected: HashSet<(VertexId, VertexId)>,
     by_name: HashMap<Text, VertexId>,
     /// By vertex: the innermost group around it, and how many there are.
     groups: Vec<(Option<VertexId>, usize)>,
@@ -104,6 +105,7 @@ impl<'p> Graph<'p> {
             vertices: Vec::with_capacity(templates.len() + groups.len()),
             connections: Vec::new(),
             order: Vec::new(),
+            connected: HashSet::default(),
             groups: Vec::new(),
             by_name: HashMap::default(),
         };
@@ -139,6 +141,11 @@ impl<'p> Graph<'p> {
     /// The vertex of that name.
     pub(crate) fn vertex(&self, name: &str) -> Option<VertexId> {
         self.by_name.get(name).copied()
+    }
+
+    /// Whether a relationship, or a membership, leads from one to the other without a group between.
+    pub(crate) fn has_edge(&self, source: VertexId, target: VertexId) -> bool {
+        self.vertices[source].parents.contains(&target) || self.connected.contains(&(source, target))
     }
 
     /// The vertex of that name, which a relationship or group names.
@@ -193,6 +200,7 @@ impl<'p> Graph<'p> {
             } else if relationship.is_a(CONNECTED_TO) || relationship.is_a(DEPENDS_ON) {
                 let path = || format!("nodes.{}.relationships[{position}]", node.name);
                 let to_one = is_to_one(relationship, &path)?;
+                self.connected.insert((source, target));
                 self.connections.push(Connection {
                     source,
                     target,

@@ -11,6 +11,6 @@ mod instance;
 
 pub use instance::{GroupInstance, IdSource, Instance, InstanceRelationship};
 
-pub(crate) use connect::{Ends, connect};
-pub(crate) use expand::{Existing, Expansion, Origin, expand};
-pub(crate) use graph::{Graph, Template, VertexId};
+pub(crate) use connect::{Chosen, connect};
+pub(crate) use expand::{Existing, Expansion, Placed, expand};
+pub(crate) use graph::{Connection, Graph, Template, VertexId};
