@@ -1,8 +1,8 @@
 //! Whether a value is one that an input takes (spec/dsl.md, section 12).
 
+use crate::constraint::{Constraint, parse_list};
 use crate::functions::{is_call, python_literal, python_text};
-use crate::schema::constraints::{Constraint, parse_list};
-use crate::schema::{fits, is_id_type};
+use crate::primitive::{fits, is_id_type};
 use crate::{Class, Fault, Map, Value};
 
 /// The code of a value that is a function where there are constraints.

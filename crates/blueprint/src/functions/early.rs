@@ -10,7 +10,7 @@ use super::property;
 use super::python;
 use super::walk::{self, Place};
 use crate::plan::Node;
-use crate::schema::fits;
+use crate::primitive::fits;
 use crate::{Class, Fault, Map, Value};
 
 /// With whose eyes a call of a plan is seen.

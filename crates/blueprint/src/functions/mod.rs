@@ -31,6 +31,6 @@ pub use validate::{check_plan, check_shape, requirements};
 pub(crate) use arguments::Arguments;
 pub(crate) use early::{Early, EarlyContext};
 pub(crate) use engine::{Engine, Scope, Site};
-pub(crate) use python::{literal as python_literal, text as python_text};
+pub(crate) use python::{literal as python_literal, text as python_text, type_name as python_type};
 pub(crate) use scan::{Quiet, each_call, each_spot};
 pub(crate) use walk::Place;
