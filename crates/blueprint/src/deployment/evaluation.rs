@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::functions::{Early, EarlyContext, Engine, Place, Quiet, Scope, Site};
+use crate::functions::{Early, EarlyContext, Engine, Place, Quiet, Scope, Site, call};
 use crate::plan::{Operation, Operations};
 use crate::{Fault, Map, Plan, Value};
 
@@ -146,7 +146,7 @@ impl Evaluation<'_> {
             let mut inputs = operation.inputs.clone();
             self.early.take_waiting();
             self.map(&mut inputs, scope, context, &Place::Root(&parts))?;
-            let waiting = self.early.take_waiting();
+            let waiting = self.early.take_waiting() || inputs.values().any(waits);
             if inputs.is_same(&operation.inputs) && !waiting {
                 continue;
             }
@@ -162,5 +162,14 @@ impl Evaluation<'_> {
             operations.insert(name, operation);
         }
         Ok(())
+    }
+}
+
+/// Whether a call that needs a running deployment is left in the value, wherever it came from.
+fn waits(value: &Value) -> bool {
+    match value {
+        Value::List(items) => items.iter().any(waits),
+        Value::Map(map) => call(value).is_some_and(|call| !call.name.is_hybrid()) || map.values().any(waits),
+        _ => false,
     }
 }

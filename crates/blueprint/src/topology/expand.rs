@@ -176,10 +176,12 @@ impl Expansion {
         let (scaling_groups, container) = self.surroundings(graph, instance);
         let relate = |position: usize, target: usize| {
             let relationship = node.relationships.get(position)?;
+            let target = &self.placed[target];
             Some(InstanceRelationship {
                 type_name: relationship.type_name.clone(),
-                target_name: relationship.target_id.clone(),
-                target_id: self.placed[target].id.clone(),
+                // Not what the relationship says: a group whose members lie in different containers is in each of them.
+                target_name: graph.vertices[target.vertex].name.clone(),
+                target_id: target.id.clone(),
             })
         };
         let mut relationships = Vec::with_capacity(targets.len() + 1);

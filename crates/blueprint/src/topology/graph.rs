@@ -192,6 +192,7 @@ impl<'p> Graph<'p> {
                 }
             }
         }
+        by_target.sort_unstable_by_key(|(_, position)| *position);
         for (target, position) in by_target {
             let relationship = &node.relationships[position];
             if relationship.is_a(CONTAINED_IN) {
