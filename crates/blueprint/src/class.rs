@@ -55,12 +55,16 @@ pub enum Class {
     Type,
     /// A position beyond the end.
     Index,
-    /// The text is no YAML: its characters and indentation.
+    /// The text holds characters that YAML does not allow.
+    Reader,
+    /// The text is no YAML: its words and indentation.
     Scanner,
     /// The text is no YAML: anchors, aliases, several documents.
     Composer,
     /// The text is YAML that makes no values: tags, keys, merges.
     Constructor,
+    /// An element lacks a part that is looked for.
+    ElementMatch,
     /// Something in the model that does not exist.
     NotFound,
     /// The text is larger, deeper or wider than this implementation takes.
@@ -96,9 +100,11 @@ impl Class {
             Self::Key => "KeyError",
             Self::Type => "TypeError",
             Self::Index => "IndexError",
+            Self::Reader => "ReaderError",
             Self::Scanner => "ScannerError",
             Self::Composer => "ComposerError",
             Self::Constructor => "ConstructorError",
+            Self::ElementMatch => "DSLParsingElementMatchException",
             Self::NotFound => "NotFound",
             Self::Limit => "LimitExceeded",
         }

@@ -242,7 +242,7 @@ impl Value {
         }
     }
 
-    /// As JSON: infinities become `{"$float": …}` and dates `{"$date": …}`.
+    /// As JSON: infinities become `{"$float": …}`, dates `{"$date": …}` or `{"$datetime": …}`.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Null => serde_json::Value::Null,
@@ -261,7 +261,7 @@ impl Value {
                 serde_json::Value::Number,
             ),
             Self::String(text) => (**text).into(),
-            Self::Date(text) => serde_json::json!({ "$date": **text }),
+            Self::Date(text) => serde_json::json!({ date_mark(text): **text }),
             Self::List(items) => items.iter().map(Self::to_json).collect(),
             Self::Map(map) => map
                 .iter()
@@ -270,6 +270,11 @@ impl Value {
                 .into(),
         }
     }
+}
+
+/// A date without a time has ten characters.
+fn date_mark(text: &str) -> &'static str {
+    if text.len() > 10 { "$datetime" } else { "$date" }
 }
 
 fn infinity(value: f64) -> &'static str {
@@ -291,7 +296,7 @@ impl Serialize for Value {
             Self::BigInt(_) => self.to_json().serialize(serializer),
             Self::Float(value) => marked(serializer, "$float", infinity(*value)),
             Self::String(text) => serializer.serialize_str(text),
-            Self::Date(text) => marked(serializer, "$date", text),
+            Self::Date(text) => marked(serializer, date_mark(text), text),
             Self::List(items) => serializer.collect_seq(items.iter()),
             Self::Map(map) => map.serialize(serializer),
         }
@@ -418,15 +423,18 @@ impl From<&Node> for Value {
             Kind::Null => Self::Null,
             Kind::Bool(value) => Self::Bool(*value),
             Kind::Int(value) => Self::Int(*value),
-            Kind::BigInt(digits) => Self::BigInt(digits.as_str().into()),
+            Kind::BigInt(digits) => Self::BigInt(digits.clone()),
             Kind::Float(value) => Self::Float(*value),
-            Kind::Str(text) => Self::String(text.as_str().into()),
-            Kind::Timestamp(text) => Self::Date(text.as_str().into()),
+            Kind::Str(text) => Self::String(text.clone()),
+            Kind::Timestamp(text) => Self::Date(text.clone()),
             Kind::Seq(items) => Self::List(Arc::new(items.iter().map(Self::from).collect())),
             Kind::Map(entries) => Self::Map(
                 entries
                     .iter()
-                    .map(|(key, value)| (key.key_text(), Self::from(value)))
+                    .map(|(key, value)| {
+                        let name = key.as_text().cloned().unwrap_or_else(|| key.key_text().into());
+                        (name, Self::from(value))
+                    })
                     .collect(),
             ),
         }

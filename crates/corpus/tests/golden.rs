@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use conclave_corpus::{Corpus, run};
 
-/// The folder with the cases: the repository's, or another one to be run in the same way.
+/// The folder with the cases: the one beside the repository, or another one to be run in the same way.
 fn folder() -> PathBuf {
     match std::env::var_os("CONCLAVE_CORPUS") {
         Some(folder) => folder.into(),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../corpus"),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus"),
     }
 }
 

@@ -1,0 +1,86 @@
+//! The way in: from the main file of a blueprint to its plan, or to everything that is wrong with it.
+
+use jiff::civil::Date;
+
+use crate::build::{Settings, Today, build};
+use crate::diagnostic::{Diagnostics, Report};
+use crate::document::{Budget, Loaded, Loader};
+use crate::plan::Plan;
+use crate::resolver::{Import, Resolver};
+
+/// How a blueprint is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Whether what the version of the language does not have is refused.
+    pub validate_version: bool,
+    /// Year, month and day that times of schedules without a date belong to.
+    pub today: Option<(i16, i8, i8)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            validate_version: true,
+            today: None,
+        }
+    }
+}
+
+/// Makes the plan of a blueprint (spec/dsl.md, section 3).
+///
+/// # Errors
+/// All that is wrong with the blueprint, the first fault first. Faults that only follow from others are left out.
+pub fn parse(main: &str, resolver: &dyn Resolver) -> Result<Plan, Diagnostics> {
+    parse_with(main, resolver, &Options::default())
+}
+
+/// The same with options.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with(main: &str, resolver: &dyn Resolver, options: &Options) -> Result<Plan, Diagnostics> {
+    let mut report = Report::default();
+    let location = resolver
+        .locate(Import::Beside { from: "", path: main })
+        .unwrap_or_else(|| main.to_owned());
+    let today = options
+        .today
+        .and_then(|(year, month, day)| Date::new(year, month, day).ok())
+        .map_or_else(Today::default, |date| Today {
+            date,
+            ..Today::default()
+        });
+    let check_imported = |loaded: &Loaded, report: &mut Report| {
+        let faults = report.count();
+        if !loaded.is_partial {
+            let settings = Settings {
+                resolver,
+                checks_version: false,
+                checks_calls: false,
+                today: today.clone(),
+            };
+            build(loaded, &settings, report);
+        }
+        report.count() == faults && !loaded.is_partial
+    };
+    let loaded = Loader {
+        resolver,
+        report: &mut report,
+        checks_version: options.validate_version,
+        is_imported: false,
+        budget: &mut Budget::default(),
+        check_imported: &check_imported,
+    }
+    .load(&location);
+    let Some(loaded) = loaded.filter(|loaded| !loaded.is_partial) else {
+        return Err(report.finish());
+    };
+    let settings = Settings {
+        resolver,
+        checks_version: options.validate_version,
+        checks_calls: true,
+        today: today.clone(),
+    };
+    let plan = build(&loaded, &settings, &mut report);
+    if report.is_clean() { Ok(plan) } else { Err(report.finish()) }
+}
