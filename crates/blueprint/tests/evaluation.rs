@@ -1,6 +1,7 @@
 //! Evaluation of functions, when a deployment plan is made and at run time.
 
-mod support;
+#[path = "support/ids.rs"]
+mod ids;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use conclave_blueprint::functions::{
     EvaluationContext, Storage, StoredInstance, StoredNode, evaluate, evaluate_outputs, not_found,
 };
 use conclave_blueprint::{Class, Fault, Map, Plan, Text, Value};
+use ids::Counting;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
-use support::Counting;
 
 #[derive(Default)]
 struct Store {

@@ -1,6 +1,9 @@
 //! The rules of expansion, on random topologies.
 
-mod support;
+#[path = "support/ids.rs"]
+mod ids;
+#[path = "support/templates.rs"]
+mod templates;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,11 +11,12 @@ use conclave_blueprint::deployment::{DeploymentRequest, NoSurroundings, deployme
 use conclave_blueprint::modification::{Change, Changes, Situation, modify};
 use conclave_blueprint::topology::Instance;
 use conclave_blueprint::{Class, Plan, Text};
+use ids::Counting;
 use proptest::prelude::*;
-use support::{Counting, Template, plan};
+use templates::{Template, plan};
 
 /// Templates whose containers and targets come before them.
-fn templates() -> impl Strategy<Value = Vec<Template>> {
+fn topologies() -> impl Strategy<Value = Vec<Template>> {
     let one = (
         0..4_i64,
         any::<bool>(),
@@ -69,7 +73,7 @@ fn expected_count(name: &str, templates: &[Template]) -> i64 {
 
 proptest! {
     #[test]
-    fn a_node_has_as_many_instances_as_its_containers_multiply_to(templates in templates()) {
+    fn a_node_has_as_many_instances_as_its_containers_multiply_to(templates in topologies()) {
         let instances = deploy(&plan(&templates, &[]));
         let by_node = by_node(&instances);
         for template in &templates {
@@ -81,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn relationships_lead_to_all_instances_or_to_the_one_container(templates in templates()) {
+    fn relationships_lead_to_all_instances_or_to_the_one_container(templates in topologies()) {
         let instances = deploy(&plan(&templates, &[]));
         let by_node = by_node(&instances);
         for template in &templates {
@@ -100,7 +104,7 @@ proptest! {
     }
 
     #[test]
-    fn the_outermost_host_is_the_host_of_all_in_it(templates in templates()) {
+    fn the_outermost_host_is_the_host_of_all_in_it(templates in topologies()) {
         let instances = deploy(&plan(&templates, &[]));
         let find = |id: &Text| instances.iter().find(|instance| instance.id == *id);
         for instance in &instances {
@@ -136,7 +140,7 @@ proptest! {
     }
 
     #[test]
-    fn scaling_gives_what_a_new_deployment_would_have(templates in templates(), which in any::<prop::sample::Index>(), wanted in 0..5_u64) {
+    fn scaling_gives_what_a_new_deployment_would_have(templates in topologies(), which in any::<prop::sample::Index>(), wanted in 0..5_u64) {
         let name = templates[which.index(templates.len())].name.clone();
         let before_plan = plan(&templates, &[]);
         let before = deploy(&before_plan);

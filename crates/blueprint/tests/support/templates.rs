@@ -1,19 +1,7 @@
-//! Plans made in code, and ids that are the same in every run.
+//! Plans made in code.
 
 use conclave_blueprint::Plan;
-use conclave_blueprint::topology::IdSource;
 use serde_json::{Value, json};
-
-/// Ids that count.
-#[derive(Default)]
-pub struct Counting(u32);
-
-impl IdSource for Counting {
-    fn suffix(&mut self) -> String {
-        self.0 += 1;
-        format!("{:06}", self.0)
-    }
-}
 
 /// A node template in the making.
 #[derive(Debug, Clone)]
