@@ -23,6 +23,7 @@ mod resolver;
 pub mod schema;
 mod shape;
 pub mod topology;
+pub mod update;
 mod value;
 mod version;
 mod version_spec;

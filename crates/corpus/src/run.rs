@@ -297,6 +297,7 @@ fn evaluate(item: &Json) -> Result<Value, Fault> {
         self_id: end("self"),
         source_id: end("source"),
         target_id: end("target"),
+        self_node: None,
         source_node: end("source_node"),
         target_node: end("target_node"),
     };

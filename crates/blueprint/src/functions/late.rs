@@ -21,9 +21,12 @@ pub struct EvaluationContext {
     pub source_id: Option<String>,
     /// TARGET.
     pub target_id: Option<String>,
-    /// The node of SOURCE, whose properties `get_property` then gives.
+    /// The node of SELF, whose properties `get_property` then gives. Requests of clients do not say it, and it means nothing in
+    /// them.
+    pub self_node: Option<String>,
+    /// The node of SOURCE, likewise.
     pub source_node: Option<String>,
-    /// The node of TARGET, whose properties `get_property` then gives.
+    /// The node of TARGET, likewise.
     pub target_node: Option<String>,
 }
 
@@ -110,7 +113,11 @@ impl<'s> Late<'s> {
                         properties,
                         ..
                     } => (name.clone(), properties.clone(), site.context.clone()),
-                    _ => return Err(unknown()),
+                    LateContext::Request { ends, .. } => {
+                        let node = self.storage.node(ends.self_node.as_deref().ok_or_else(unknown)?)?;
+                        (node.id.clone(), node.properties.clone(), site.context.clone())
+                    }
+                    LateContext::Entity { .. } => return Err(unknown()),
                 }
             }
             "SOURCE" | "TARGET" => {
@@ -162,6 +169,7 @@ impl<'s> Late<'s> {
             LateContext::Request { ends, outputs } if ends.self_id.as_deref().is_some_and(|id| *id != *instance.id) => {
                 let ends = EvaluationContext {
                     self_id: Some(instance.id.to_string()),
+                    self_node: ends.self_node.as_ref().map(|_| instance.node_id.to_string()),
                     ..(**ends).clone()
                 };
                 LateContext::Request {
