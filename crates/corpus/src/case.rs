@@ -51,7 +51,32 @@ impl Corpus {
             for entry in fs::read_dir(&folder).map_err(read)? {
                 let path = entry.map_err(read)?.path();
                 if path.join("case.json").is_file() {
-                    cases.push(Case::new(path, kind)?);
+                    cases.push(Case::new(path, Some(kind))?);
+                }
+            }
+        }
+        cases.sort_by(|left, right| left.name.cmp(&right.name));
+        Ok(cases)
+    }
+
+    /// The cases somewhere below a folder, by the names of their folders.
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    pub fn cases_below(folder: &Path) -> Result<Vec<Case>, CorpusError> {
+        let mut cases = Vec::new();
+        let mut waiting = vec![folder.to_owned()];
+        while let Some(folder) = waiting.pop() {
+            if folder.join("case.json").is_file() {
+                cases.push(Case::new(folder, None)?);
+                continue;
+            }
+            let read = |error| CorpusError::Read(folder.clone(), error);
+            for entry in fs::read_dir(&folder).map_err(read)? {
+                let entry = entry.map_err(read)?;
+                // Links are not followed: they may lead round in a circle.
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    waiting.push(entry.path());
                 }
             }
         }
@@ -84,7 +109,7 @@ impl Corpus {
 /// A case.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// Kind and name.
+    /// Its folder's name, with its kind in front where it is one of a corpus.
     pub name: String,
     /// Where it lies.
     pub folder: PathBuf,
@@ -93,14 +118,15 @@ pub struct Case {
 }
 
 impl Case {
-    fn new(folder: PathBuf, kind: &str) -> Result<Self, CorpusError> {
+    fn new(folder: PathBuf, kind: Option<&str>) -> Result<Self, CorpusError> {
         let name = folder
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
         let description = read_json(&folder.join("case.json"))?;
+        let name = kind.map_or_else(|| name.clone(), |kind| format!("{kind}/{name}"));
         Ok(Self {
-            name: format!("{kind}/{name}"),
+            name,
             folder,
             description,
         })

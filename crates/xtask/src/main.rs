@@ -17,12 +17,13 @@ enum Command {
     /// Check the house rules that the compiler does not know.
     Tidy,
     /// Run the blueprint corpus.
-    Corpus(corpus::Options),
+    #[command(subcommand)]
+    Corpus(corpus::Command),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Tidy => tidy::run(),
-        Command::Corpus(options) => corpus::run_all(&options),
+        Command::Corpus(command) => corpus::execute(command),
     }
 }

@@ -16,8 +16,13 @@ pub(super) struct Graph {
 }
 
 fn digest(value: &Value) -> String {
+    digest_of(&text(value))
+}
+
+/// The digest of a text, in hexadecimal digits.
+pub(super) fn digest_of(text: &str) -> String {
     let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(text(value).as_bytes()) {
+    for byte in Sha256::digest(text.as_bytes()) {
         hex.push_str(&format!("{byte:02x}"));
     }
     hex

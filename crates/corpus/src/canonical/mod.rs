@@ -7,5 +7,5 @@ mod plan;
 mod text;
 
 pub use instances::{Renamed, instances, modification};
-pub use plan::{deployment, plan};
+pub use plan::{deployment, plan, with_digests};
 pub use text::text;

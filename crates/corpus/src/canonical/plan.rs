@@ -137,6 +137,26 @@ fn shorten_operations(holder: &mut Value, key: &str) {
     *operations = short;
 }
 
+/// Replaces large sections by the digests of their canonical texts, as expectations do.
+pub fn with_digests(mut plan: Value) -> Value {
+    const SECTIONS: [&str; 5] = [
+        "relationships",
+        "data_types",
+        "workflows",
+        "policy_types",
+        "policy_triggers",
+    ];
+    const CHARACTERS_MIN: usize = 1_500;
+    for key in SECTIONS {
+        let Some(section) = plan.get_mut(key) else { continue };
+        let text = text(section);
+        if text.chars().count() >= CHARACTERS_MIN {
+            *section = json!({"$fragment": super::colour::digest_of(&text)});
+        }
+    }
+    plan
+}
+
 /// The canonical form of a deployment plan that was made from `original`: what it changes, and its instances.
 pub fn deployment(original: &Value, deployment: &Value) -> Value {
     let before = plan(original, true);
