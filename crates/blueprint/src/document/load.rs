@@ -472,7 +472,7 @@ fn check_types_namespace(is_types: bool, namespace: Option<&str>, parent: &File)
 /// `name_1_3.yaml` of `name.yaml`.
 fn versioned(path: &str, minor: u32) -> String {
     let name_start = path.rfind('/').map_or(0, |slash| slash + 1);
-    match path.rfind('.').filter(|dot| path[name_start..*dot].contains(|c: char| c != '.')) {
+    match path.rfind('.').filter(|dot| path.get(name_start..*dot).is_some_and(|stem| stem.contains(|c: char| c != '.'))) {
         Some(dot) => format!("{}_1_{minor}{}", &path[..dot], &path[dot..]),
         None => format!("{path}_1_{minor}"),
     }
