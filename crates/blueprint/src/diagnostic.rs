@@ -73,7 +73,57 @@ pub(crate) struct Source {
 #[derive(Default)]
 pub(crate) struct Report {
     sources: Vec<Source>,
-    faults: Vec<Diagnostic>,
+    faults: Vec<(Rank, Diagnostic)>,
+    stage: Stage,
+}
+
+/// What is being done while faults are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) enum Stage {
+    /// Files are read and merged.
+    #[default]
+    Load,
+    /// Elements are made.
+    Build,
+    /// The finished plan is checked.
+    Check,
+}
+
+/// When the original would have met a fault. It tells the first one only, so that the order decides what clients see.
+type Rank = (Stage, usize);
+
+/// Sections in the order in which the original goes through them: backwards, but for what others need.
+const SECTIONS: [&str; 18] = [
+    "resource_tags",
+    "deployment_settings",
+    "blueprint_labels",
+    "labels",
+    "capabilities",
+    "data_types",
+    "outputs",
+    "plugins",
+    "workflows",
+    "node_types",
+    "node_templates",
+    "policy_types",
+    "policy_triggers",
+    "groups",
+    "policies",
+    "relationships",
+    "inputs",
+    "metadata",
+];
+
+fn rank(stage: Stage, fault: &Fault) -> Rank {
+    /// The number of the fault of a circle, which is found before anything else is looked at.
+    const CIRCLE: i32 = 100;
+    let section = fault.path.split('.').next().unwrap_or_default();
+    let at = match stage {
+        Stage::Build if fault.code == Some(CIRCLE) => 0,
+        Stage::Build => SECTIONS.iter().position(|known| *known == section).unwrap_or(SECTIONS.len()) + 1,
+        Stage::Load | Stage::Check => 0,
+    };
+    (stage, at)
 }
 
 impl Report {
@@ -93,6 +143,10 @@ impl Report {
             .map_or("", |source| source.name.as_str())
     }
 
+    pub(crate) fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+    }
+
     pub(crate) fn is_clean(&self) -> bool {
         self.faults.is_empty()
     }
@@ -110,6 +164,7 @@ impl Report {
         if self.faults.len() >= FAULTS_MAX {
             return;
         }
+        let rank = rank(self.stage, &fault);
         let source = self.sources.get(usize::from(place.source));
         let has_line = place.line > 0;
         let diagnostic = Diagnostic {
@@ -130,8 +185,8 @@ impl Report {
             (&known.file, known.line, known.column, &known.message)
                 == (&diagnostic.file, diagnostic.line, diagnostic.column, &diagnostic.message)
         };
-        if !self.faults.iter().any(is_known) {
-            self.faults.push(diagnostic);
+        if !self.faults.iter().any(|(_, known)| is_known(known)) {
+            self.faults.push((rank, diagnostic));
         }
     }
 
@@ -140,7 +195,8 @@ impl Report {
             let why = "the blueprint cannot be read";
             self.add(Fault::new(Class::Format, why, ""), Place::default());
         }
-        Diagnostics(self.faults)
+        self.faults.sort_by_key(|(rank, _)| *rank);
+        Diagnostics(self.faults.into_iter().map(|(_, fault)| fault).collect())
     }
 }
 

@@ -8,10 +8,13 @@ use crate::diagnostic::{Report, nearest};
 use crate::document::{Body, Document, Entry, Named};
 use crate::primitive::primitive_types;
 use crate::schema::{Problem, PropertyFault};
-use crate::shape::{self, BLUEPRINT, Checker, Form, version_fault};
+use crate::shape::{self, BLUEPRINT, Checker, Form, Held, version_fault};
 use crate::{Class, Fault, Map, Value};
 
 type Names = HashSet<Text, std::hash::BuildHasherDefault<rustc_hash::FxHasher>>;
+
+/// Sections in whose entries an unknown key is told last: it often is a known one with a slip, whose value is then missed.
+const HELD: [&str; 2] = ["node_templates", "groups"];
 
 /// The state of building one plan.
 pub(super) struct Context<'a> {
@@ -21,6 +24,8 @@ pub(super) struct Context<'a> {
     pub(super) minor: Option<u32>,
     /// By section: entries that are at fault.
     broken: HashMap<&'static str, Names>,
+    /// Unknown keys that are to be told after what is wrong with the values beside them.
+    held: HashMap<(&'static str, Text), Vec<Held>>,
     /// What stands for all mappings without entries.
     pub(super) empty: Map,
 }
@@ -32,6 +37,7 @@ impl<'a> Context<'a> {
             report,
             minor,
             broken: HashMap::new(),
+            held: HashMap::new(),
             empty: Map::new(),
         }
     }
@@ -41,10 +47,7 @@ impl<'a> Context<'a> {
         let document = self.document;
         for (name, section) in &document.sections {
             let mut checker = Checker::new(self.report, self.minor);
-            let Some(field) = shape::section(name) else {
-                checker.unknown_section(name, section.key.place);
-                continue;
-            };
+            let Some(field) = shape::section(name) else { continue };
             let entry_element = match (&field.element.form, &section.body) {
                 (Form::Map(element), Body::Entries { .. }) => element,
                 (Form::Struct(_), _) => {
@@ -67,11 +70,24 @@ impl<'a> Context<'a> {
             };
             let Body::Entries { entries, odd_keys, .. } = &section.body else { continue };
             let mut broken = Vec::new();
+            let holds_keys = HELD.contains(&field.name);
+            let mut held = Vec::new();
             for (entry_name, entry) in entries {
-                if !checker.check_at(&[field.name, entry_name], entry_element, &entry.value) {
+                let path = [field.name, &**entry_name];
+                let fits = if holds_keys {
+                    let (fits, keys) = checker.check_but_for_keys(&path, entry_element, &entry.value);
+                    if !keys.is_empty() {
+                        held.push((entry_name.clone(), keys));
+                    }
+                    fits
+                } else {
+                    checker.check_at(&path, entry_element, &entry.value)
+                };
+                if !fits {
                     broken.push(entry_name.clone());
                 }
             }
+            self.held.extend(held.into_iter().map(|(name, keys)| ((field.name, name), keys)));
             for key in odd_keys {
                 let message =
                     format!("Dict keys must be strings but found '{}' of type '{}'", key.key_text(), key.type_name());
@@ -83,13 +99,17 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Checks that the version of the language has the sections. Told last, as the original does, which reports no more than
-    /// one fault; entries of such sections are of use nevertheless.
-    pub(super) fn check_section_versions(&mut self) {
+    /// Checks that the language has the sections, in this version. Told last, as the original does, which reports no more than
+    /// one fault; entries of sections that a later version brought are of use nevertheless.
+    pub(super) fn check_sections(&mut self) {
         for (name, section) in &self.document.sections {
+            let mut checker = Checker::new(self.report, self.minor);
             if let Some(field) = shape::section(name) {
-                Checker::new(self.report, self.minor).check_section_version(field, &section.key, section.is_null());
+                checker.check_section_version(field, &section.key, section.is_null());
             }
+        }
+        for (name, section) in self.document.sections.iter().filter(|(name, _)| shape::section(name).is_none()) {
+            Checker::new(self.report, self.minor).unknown_section(name, section.key.place);
         }
     }
 
@@ -106,6 +126,24 @@ impl<'a> Context<'a> {
         known: impl IntoIterator<Item = &'n str>,
     ) {
         self.report.add_with(fault, place, nearest(name, known));
+    }
+
+    /// Reports unknown keys of an entry that were held back; true if there were any.
+    pub(super) fn report_held(&mut self, section: &'static str, name: &Text) -> bool {
+        let Some(keys) = self.held.remove(&(section, name.clone())) else { return false };
+        for (fault, place, suggestion) in keys {
+            self.report.add_with(fault, place, suggestion);
+        }
+        true
+    }
+
+    /// Reports what is still held back, of entries that were not looked at.
+    pub(super) fn report_all_held(&mut self) {
+        let mut left: Vec<_> = std::mem::take(&mut self.held).into_values().flatten().collect();
+        left.sort_by_key(|(_, place, _)| *place);
+        for (fault, place, suggestion) in left {
+            self.report.add_with(fault, place, suggestion);
+        }
     }
 
     pub(super) fn mark_broken(&mut self, section: &'static str, name: Text) {

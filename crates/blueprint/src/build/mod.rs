@@ -28,7 +28,7 @@ pub(crate) use schedules::Today;
 use context::Context;
 use resolve::Plugins;
 
-use crate::diagnostic::Report;
+use crate::diagnostic::{Report, Stage};
 use crate::document::{Loaded, locate};
 use crate::functions;
 use crate::plan::Plan;
@@ -49,6 +49,7 @@ pub(crate) struct Settings<'a> {
 /// Makes the plan. It is complete only if the report gained no faults.
 pub(crate) fn build(loaded: &Loaded, settings: &Settings<'_>, report: &mut Report) -> Plan {
     let faults_before = report.count();
+    report.enter(Stage::Build);
     let mut context = Context::new(&loaded.document, report, settings.checks_version.then_some(loaded.minor));
     context.check_shapes();
     let data_types = data_types::build(&mut context);
@@ -90,8 +91,10 @@ pub(crate) fn build(loaded: &Loaded, settings: &Settings<'_>, report: &mut Repor
         requirements: Map::new(),
         nodes,
     };
-    context.check_section_versions();
+    context.report_all_held();
+    context.check_sections();
     let is_clean = context.report.count() == faults_before;
+    context.report.enter(Stage::Check);
     if settings.checks_calls {
         inputs::check_defaults(&mut context, &mut plan.inputs);
         for fault in functions::check_plan(&plan) {
@@ -103,6 +106,7 @@ pub(crate) fn build(loaded: &Loaded, settings: &Settings<'_>, report: &mut Repor
     if is_clean {
         plan.requirements = functions::requirements(&plan);
     }
+    context.report.enter(Stage::Load);
     plan
 }
 

@@ -18,7 +18,7 @@ enum State {
 }
 
 /// Orders `0..edges.len()`, where `edges[n]` are the elements that `n` depends on. Takes time in proportion to elements and edges,
-/// and no stack however long a chain is.
+/// and no stack however long a chain is. Later elements are visited before earlier ones, as the original does.
 pub(super) fn order(edges: &[Vec<usize>]) -> Ordered {
     let mut states = vec![State::New; edges.len()];
     let mut result = Ordered {
@@ -26,7 +26,7 @@ pub(super) fn order(edges: &[Vec<usize>]) -> Ordered {
         circles: Vec::new(),
     };
     let mut path: Vec<(usize, usize)> = Vec::new();
-    for start in 0..edges.len() {
+    for start in (0..edges.len()).rev() {
         if states[start] != State::New {
             continue;
         }
@@ -34,7 +34,8 @@ pub(super) fn order(edges: &[Vec<usize>]) -> Ordered {
         path.push((start, 0));
         while let Some((node, next)) = path.last_mut() {
             let node = *node;
-            let Some(target) = edges[node].get(*next).copied() else {
+            let left = edges[node].len().checked_sub(*next + 1);
+            let Some(target) = left.and_then(|left| edges[node].get(left)).copied() else {
                 if states[node] == State::Open {
                     let is_lost = edges[node].iter().any(|target| states[*target] == State::Lost);
                     states[node] = if is_lost { State::Lost } else { State::Done };
@@ -78,13 +79,14 @@ mod tests {
     fn what_is_needed_comes_first() {
         let ordered = order(&[vec![1, 2], vec![2], vec![], vec![0]]);
         assert_eq!(ordered.order, [2, 1, 0, 3]);
+        assert_eq!(order(&[vec![], vec![], vec![0, 1]]).order, [1, 0, 2]);
         assert!(ordered.circles.is_empty());
     }
 
     #[test]
     fn circles_are_found_and_what_depends_on_them_is_left_out() {
         let ordered = order(&[vec![1], vec![2], vec![1], vec![3], vec![]]);
-        assert_eq!(ordered.circles, [vec![1, 2], vec![3]]);
+        assert_eq!(ordered.circles, [vec![3], vec![2, 1]]);
         assert_eq!(ordered.order, [4]);
     }
 

@@ -99,6 +99,7 @@ pub(super) fn build_groups(context: &mut Context<'_>, data_types: &DataTypes, po
             }
             group.insert("policies", policies);
         }
+        context.report_held(SECTION, name);
         groups.insert(name.clone(), group);
     }
     groups

@@ -10,6 +10,7 @@ use super::containment::{hosts, report_circles};
 use super::context::Context;
 use super::data_types::DataTypes;
 use super::interfaces::{Interface, InterfaceReader};
+use super::order::order;
 use super::relationships::RelationshipTypes;
 use super::resolve::Plugins;
 use super::template_relationships::{RelationshipReader, Targets};
@@ -38,10 +39,6 @@ pub(super) fn build(
     node_types: &NodeTypes,
     relationship_types: &RelationshipTypes,
 ) -> Vec<Node> {
-    let names: Named<()> = context
-        .names(SECTION)
-        .map(|name| (Text::from(name), ()))
-        .collect();
     let mut reader = TemplateReader {
         data_types,
         node_types,
@@ -55,21 +52,45 @@ pub(super) fn build(
         },
         no_plugins: Arc::default(),
     };
-    let mut nodes = Vec::with_capacity(names.len());
-    let mut hosts_by_type = Vec::with_capacity(names.len());
-    for (name, entry) in context.sound_entries(SECTION) {
-        if let Some((node, is_host)) = reader.read(context, name, entry) {
-            nodes.push(node);
-            hosts_by_type.push(is_host);
-        } else {
+    let entries = context.sound_entries(SECTION);
+    for (name, entry) in entries.iter().rev() {
+        reader.find_type(context, name, &entry.value);
+    }
+    let mut made: Vec<Option<(Node, bool)>> = Vec::new();
+    made.resize_with(entries.len(), || None);
+    for at in reading_order(&entries) {
+        let (name, entry) = entries[at];
+        made[at] = reader.read(context, name, entry);
+        if made[at].is_none() {
             context.mark_broken(SECTION, name.clone());
         }
     }
+    let (mut nodes, hosts_by_type): (Vec<Node>, Vec<bool>) = made.into_iter().flatten().unzip();
     let targets = Targets::new(&nodes);
     report_circles(context, &nodes, &targets);
     hosts(&mut nodes, &targets, &hosts_by_type);
     usage::set_plugins(context, &mut nodes, &targets, &hosts_by_type, plugins);
     nodes
+}
+
+/// Targets of relationships before what has the relationships, and circles last.
+fn reading_order(entries: &[(&Text, &Entry)]) -> Vec<usize> {
+    let positions: HashMap<&str, usize> = entries.iter().enumerate().map(|(at, (name, _))| (&***name, at)).collect();
+    let edges: Vec<Vec<usize>> = entries
+        .iter()
+        .map(|(_, entry)| {
+            let relationships = entry.value.get("relationships").and_then(Yaml::as_seq).unwrap_or_default();
+            let target = |item: &Yaml| positions.get(item.get("target")?.as_str()?).copied();
+            let mut targets: Vec<usize> = relationships.iter().filter_map(target).collect();
+            targets.sort_unstable();
+            targets
+        })
+        .collect();
+    let mut reading = order(&edges).order;
+    let mut is_read = vec![false; entries.len()];
+    reading.iter().for_each(|at| is_read[*at] = true);
+    reading.extend((0..entries.len()).filter(|at| !is_read[*at]));
+    reading
 }
 
 struct TemplateReader<'t> {
@@ -92,16 +113,18 @@ impl TemplateReader<'_> {
             context.fail(Fault::coded(Class::Format, 1, message, path.of("type")), place);
             return None;
         }
-        self.find_type(context, name, node, &path)?;
         let type_name = node.get("type").and_then(Yaml::as_text)?;
         let parts = self.types.get(type_name)?;
         let properties = self.properties(context, parts, name, node, place);
         let (capabilities, instances) = self.capabilities(context, name, node, place);
         let own = read_interfaces(context, node, "interfaces", &path);
+        let relationships = self.relationships.read_all(context, name, node, place);
+        if context.report_held(SECTION, name) {
+            return None;
+        }
         let resolved = self
             .resolver
             .resolve(context, &parts.base, &own, &path.of("interfaces"), place);
-        let relationships = self.relationships.read_all(context, name, node, place);
         let node_type = &parts.node_type;
         let node = Node {
             name: name.clone(),
@@ -123,7 +146,8 @@ impl TemplateReader<'_> {
     }
 
     /// Sees to it that the type's parts are there.
-    fn find_type(&mut self, context: &mut Context<'_>, name: &str, node: &Yaml, path: &Path<'_>) -> Option<()> {
+    fn find_type(&mut self, context: &mut Context<'_>, name: &str, node: &Yaml) -> Option<()> {
+        let path = Path { name };
         let type_node = node.get("type")?;
         let type_name = type_node.as_text()?;
         if self.types.contains_key(type_name) {

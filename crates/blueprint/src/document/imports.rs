@@ -123,7 +123,7 @@ fn is_sound(item: &Node, minor: Option<u32>, report: &mut Report) -> bool {
         return false;
     }
     let Some(map) = item.as_map() else { return true };
-    let fault = if let Some(minor) = minor.filter(|minor| *minor < 5) {
+    let fault = if let Some(minor) = minor.filter(|minor| *minor < 5 && !map.is_empty()) {
         crate::shape::version_fault("properties of imports", minor, 5, "imports")
     } else if map.len() != 1 {
         let message = "Import with properties should be a single-entry dictionary";

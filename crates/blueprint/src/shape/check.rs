@@ -14,7 +14,12 @@ pub(crate) struct Checker<'r, 'n> {
     /// The minor version of the language; none when versions do not matter.
     pub(crate) minor: Option<u32>,
     path: Vec<Part<'n>>,
+    /// Where unknown keys are kept rather than reported.
+    held: Option<Vec<Held>>,
 }
+
+/// A fault that is to be told later, with a name that may have been meant.
+pub(crate) type Held = (Fault, Place, Option<String>);
 
 #[derive(Clone, Copy)]
 enum Part<'n> {
@@ -28,7 +33,15 @@ impl<'r, 'n> Checker<'r, 'n> {
             report,
             minor,
             path: Vec::new(),
+            held: None,
         }
+    }
+
+    /// The same, with unknown keys given back rather than reported; they alone do not make an element unsound.
+    pub(crate) fn check_but_for_keys(&mut self, path: &[&'n str], element: &Element, node: &'n Node) -> (bool, Vec<Held>) {
+        self.held = Some(Vec::new());
+        let fits = self.check_at(path, element, node);
+        (fits, self.held.take().unwrap_or_default())
     }
 
     /// Checks the value of a named element; true if it fits.
@@ -147,7 +160,7 @@ impl<'r, 'n> Checker<'r, 'n> {
                     self.path.push(Part::Name(name));
                     self.unknown_key(name, fields, key.place);
                     self.path.pop();
-                    fits = false;
+                    fits &= self.held.is_some();
                 }
             }
         }
@@ -167,7 +180,11 @@ impl<'r, 'n> Checker<'r, 'n> {
         let known: Vec<&str> = fields.iter().map(|field| field.name).collect();
         let message = format!("'{name}' is not in schema. Valid schema values: {}", known.join(", "));
         let fault = Fault::coded(Class::Format, 1, message, self.path());
-        self.report.add_with(fault, place, nearest(name, known));
+        let suggestion = nearest(name, known);
+        match &mut self.held {
+            Some(held) => held.push((fault, place, suggestion)),
+            None => self.report.add_with(fault, place, suggestion),
+        }
     }
 
     /// Reports a section that there is not.

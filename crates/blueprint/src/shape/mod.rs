@@ -6,7 +6,7 @@
 mod check;
 mod tables;
 
-pub(crate) use check::{Checker, version_fault};
+pub(crate) use check::{Checker, Held, version_fault};
 pub(crate) use tables::{BLUEPRINT, IMPORT_ENTRY, section};
 
 use conclave_yaml::{Kind, Node};
