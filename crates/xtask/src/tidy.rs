@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 const LINES_MAX: usize = 800;
 
 /// A package may use what is on a lower level. The levels are explained in docs/src/architecture.md.
-const LEVELS: [(&str, u8); 23] = [
+const LEVELS: [(&str, u8); 25] = [
     ("types", 0),
     ("proto", 0),
     ("runtime", 1),
@@ -24,6 +24,8 @@ const LEVELS: [(&str, u8); 23] = [
     ("blueprint", 3),
     ("workflow", 3),
     ("consensus", 4),
+    ("corpus", 4),
+    ("drawing", 4),
     ("store", 4),
     ("operations", 4),
     ("postgres", 5),
