@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 const LINES_MAX: usize = 800;
 
 /// A package may use what is on a lower level. The levels are explained in docs/architecture.md.
-const LEVELS: [(&str, u8); 25] = [
+const LEVELS: &[(&str, u8)] = &[
     ("types", 0),
     ("proto", 0),
     ("runtime", 1),
@@ -23,6 +23,8 @@ const LEVELS: [(&str, u8); 25] = [
     ("blueprint", 3),
     ("workflow", 3),
     ("consensus", 4),
+    ("corpus", 4),
+    ("drawing", 4),
     ("store", 4),
     ("operations", 4),
     ("postgres", 5),
@@ -38,10 +40,10 @@ const LEVELS: [(&str, u8); 25] = [
     ("localcluster", 9),
 ];
 /// Programs and tests may use everything.
-const TOP: [&str; 3] = ["cli", "chaos-tests", "xtask"];
+const TOP: &[&str] = &["cli", "chaos-tests", "xtask"];
 /// The substrate knows nothing of blueprints.
-const SUBSTRATE: [&str; 5] = ["catalog", "consensus", "filesync", "postgres", "consul-api"];
-const ABOVE_SUBSTRATE: [&str; 8] = [
+const SUBSTRATE: &[&str] = &["catalog", "consensus", "filesync", "postgres", "consul-api"];
+const ABOVE_SUBSTRATE: &[&str] = &[
     "blueprint",
     "workflow",
     "store",
@@ -52,7 +54,7 @@ const ABOVE_SUBSTRATE: [&str; 8] = [
     "rest",
 ];
 /// Libraries that one package alone may name.
-const SOLE_USERS: [(&str, &[&str]); 7] = [
+const SOLE_USERS: &[(&str, &[&str])] = &[
     ("openraft", &["consensus"]),
     ("lapin", &["messaging"]),
     ("amq-protocol-tcp", &["messaging"]),
@@ -62,15 +64,16 @@ const SOLE_USERS: [(&str, &[&str]); 7] = [
     ("saphyr-parser", &["yaml"]),
 ];
 /// Pure packages name no runtime, no sockets, no files.
-const PURE: [&str; 4] = ["catalog", "blueprint", "workflow", "yaml"];
-const IMPURE_LIBRARIES: [&str; 4] = ["tokio", "tonic", "hyper", "nix"];
+const PURE: &[&str] = &["catalog", "blueprint", "workflow", "yaml"];
+const IMPURE_LIBRARIES: &[&str] = &["tokio", "tonic", "hyper", "nix"];
 
 /// One TLS stack with one provider: two in one program make "which one is the default" a panic at run time.
-const BANNED: [&str; 3] = ["aws-lc-sys", "openssl-sys", "native-tls"];
+const BANNED: &[&str] = &["aws-lc-sys", "openssl-sys", "native-tls"];
 
 pub(crate) fn run() -> Result<()> {
     let metadata = MetadataCommand::new().no_deps().exec().context("run cargo metadata")?;
-    let levels: BTreeMap<&str, u8> = LEVELS.into_iter().chain(TOP.map(|name| (name, u8::MAX))).collect();
+    let top = TOP.iter().map(|name| (*name, u8::MAX));
+    let levels: BTreeMap<&str, u8> = LEVELS.iter().copied().chain(top).collect();
     let mut faults = Vec::new();
     for package in &metadata.packages {
         let name = short(&package.name);
