@@ -18,6 +18,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("net", 2),
     ("yaml", 1),
     ("archive", 1),
+    ("wal", 1),
     ("config", 2),
     ("catalog", 3),
     ("blueprint", 3),
@@ -42,7 +43,7 @@ const LEVELS: &[(&str, u8)] = &[
 /// Programs and tests may use everything.
 const TOP: &[&str] = &["cli", "chaos-tests", "xtask"];
 /// The substrate knows nothing of blueprints.
-const SUBSTRATE: &[&str] = &["catalog", "consensus", "filesync", "postgres", "consul-api"];
+const SUBSTRATE: &[&str] = &["catalog", "wal", "consensus", "filesync", "postgres", "consul-api"];
 const ABOVE_SUBSTRATE: &[&str] = &[
     "blueprint",
     "workflow",
