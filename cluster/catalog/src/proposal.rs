@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::database::{DatabaseCommand, DatabaseRefusal};
+use crate::directory::{DirectoryAnswer, DirectoryCommand, DirectoryRefusal};
 use crate::files::FilesCommand;
 use crate::{JoinToken, NodeId, NodePorts, TokenId};
 
@@ -76,6 +77,8 @@ pub enum Command {
     Database(DatabaseCommand),
     /// Changes the manifest of the resource files.
     Files(FilesCommand),
+    /// Changes keys, sessions or the service catalog. Answered with [`Response::Directory`].
+    Directory(DirectoryCommand),
     /// Stores a cluster setting.
     PutSetting {
         /// Its name.
@@ -105,6 +108,7 @@ impl std::fmt::Display for Proposal {
             Command::DeclareNode { .. } => "declare node",
             Command::Database(_) => "database",
             Command::Files(_) => "files",
+            Command::Directory(_) => "directory",
             Command::PutSetting { .. } => "put setting",
         })
     }
@@ -117,6 +121,8 @@ pub enum Response {
     Done,
     /// The node has been registered under this id.
     Registered(NodeId),
+    /// The directory's answer.
+    Directory(DirectoryAnswer),
     /// Nothing was changed, and why.
     Refused(Refusal),
 }
@@ -156,4 +162,7 @@ pub enum Refusal {
     /// The change of the manifest does not fit.
     #[error("files: {0}")]
     Files(String),
+    /// The change of the directory does not fit. Clients match on its text, so nothing is put before it.
+    #[error("{0}")]
+    Directory(DirectoryRefusal),
 }

@@ -85,7 +85,7 @@ impl RaftStateMachine<Group> for StateMachine {
             self.applied = Some(entry.log_id);
             let answer = match entry.payload {
                 EntryPayload::Blank => Response::Done,
-                EntryPayload::Normal(proposal) => self.state.apply(proposal),
+                EntryPayload::Normal(proposal) => self.state.apply(entry.log_id.index, proposal),
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Response::Done
