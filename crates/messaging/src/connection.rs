@@ -13,6 +13,9 @@ use crate::topology;
 
 /// Named so that a build without TLS fails here: the library would speak plainly to brokers without a word.
 const _: usize = size_of::<amq_protocol_tcp::RustlsConnector>();
+/// The library keeps buffers of 64 frames a connection: with the broker's 128 KiB they held 8 MiB each, for lines of a few
+/// hundred bytes. Longer messages travel in several frames.
+const FRAME_BYTES_MAX: u32 = 8192;
 
 /// A broker that has not answered a single call by then is treated as gone.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -68,6 +71,7 @@ impl Session {
             vhost: "/".into(),
             query: AMQPQueryString {
                 heartbeat: Some(HEARTBEAT_SECONDS),
+                frame_max: Some(FRAME_BYTES_MAX),
                 connection_timeout: u64::try_from(CONNECT_TIMEOUT.as_millis()).ok(),
                 ..AMQPQueryString::default()
             },
