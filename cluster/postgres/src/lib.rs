@@ -13,6 +13,7 @@ mod error;
 mod network;
 mod service;
 mod shell;
+mod tracking;
 
 use std::path::PathBuf;
 use std::time::Duration;
