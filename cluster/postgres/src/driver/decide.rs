@@ -16,6 +16,8 @@ use crate::coordinator::{Observation, Role};
 
 /// A standby whose upstream is there and that does not stream for this long needs more than patience.
 const HEAL_AFTER: Duration = Duration::from_secs(6);
+/// A server that was started so often and never answered will not by another start.
+const STARTS_MAX: u32 = 3;
 
 /// Which node feeds this one, and whether its own server may be reached: what the network layer carries out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,6 +31,14 @@ pub(crate) struct Gates {
 }
 
 impl Gates {
+    /// Closes to clients what no marker has proven since the server started: what a server that crashed shows after its start
+    /// may be what nobody acknowledged.
+    pub(crate) fn close_unproven(&mut self, memory: &Memory) {
+        if memory.serving.is_none() {
+            self.serving = None;
+        }
+    }
+
     /// Closes whatever the goal does not allow. Opening is the task's, once the server is what it should be.
     pub(crate) fn close(&mut self, goal: &Goal) {
         match goal {
@@ -50,9 +60,10 @@ impl Gates {
     }
 }
 
-/// How a data directory that does not stream is brought back, from the cheapest means to the surest.
+/// How a data directory that does not stream is brought back, from the cheapest means to the surest. Both of the latter need a
+/// primary to copy from; without one the directory is started as it is, because what it holds may be needed to make one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cure {
+enum Cure {
     Start,
     Rewind,
     Clone,
@@ -82,6 +93,8 @@ pub(crate) struct Look<'a> {
     pub(crate) half_rewound: bool,
     /// How it ended, where that is asked for: see [`Memory::asks_how_it_ended`].
     pub(crate) ended: Option<Ended>,
+    /// Whether the upstream is a primary that can be copied from, where that is asked for: see [`Memory::asks_for_source`].
+    pub(crate) source_ready: bool,
     /// The replicated facts, as far as they have come here.
     pub(crate) database: &'a DatabaseState,
     /// Time that passes, from an arbitrary zero.
@@ -95,7 +108,7 @@ pub(crate) enum Step {
     Rest,
     /// Make a new database cluster.
     Initialize,
-    /// Start the server as what it is: a primary, or a standby that is about to be one.
+    /// Start the server as the primary that it is.
     Start,
     /// Start it in recovery.
     StartStandby,
@@ -103,11 +116,9 @@ pub(crate) enum Step {
     Demote,
     /// End a standby whose log has diverged, to undo what is beyond.
     Undo,
-    /// End a standby that does not receive, to bring it back by a stronger cure.
-    Heal(Cure),
     /// Undo what the primary's history does not hold, then start it in recovery.
     Rewind,
-    /// Copy the primary.
+    /// Copy the primary. What is there stays in use until the copy is complete.
     Clone,
     /// Promote it to that timeline.
     Promote {
@@ -133,12 +144,18 @@ pub(crate) struct Memory {
     pub(crate) serving: Option<u64>,
     /// The quorum that was proven last.
     in_force: Acknowledgers,
+    /// The quorum that all processes of the running server are known to obey.
+    obeyed: Option<Acknowledgers>,
     /// Where the log ends since clients have finished, in a planned change.
     pub(crate) drained: Option<(u64, Lsn)>,
-    /// Where the timeline of the last promotion left its parent.
-    pub(crate) switch_lsn: Option<Lsn>,
+    /// The timeline of the last promotion, and where it left its parent.
+    pub(crate) switched: Option<(u32, Lsn)>,
     cure: Cure,
     trouble_since: Option<Duration>,
+    /// The log that was last found to have diverged. Finding it again means that rewinding did not help.
+    diverged: Option<(u32, Lsn)>,
+    /// How often the server was started since it last answered.
+    starts: u32,
     /// The end of the log at the last look.
     last: Option<Lsn>,
     /// Whether a new database cluster was made complete.
@@ -153,10 +170,13 @@ impl Default for Memory {
         Self {
             serving: None,
             in_force: Acknowledgers::default(),
+            obeyed: None,
             drained: None,
-            switch_lsn: None,
+            switched: None,
             cure: Cure::Start,
             trouble_since: None,
+            diverged: None,
+            starts: 0,
             last: None,
             initialized: false,
             asked_before: 0,
@@ -176,8 +196,14 @@ impl Memory {
         if role != Role::Primary {
             self.serving = None;
         }
+        if look.server.is_some_and(|facts| facts.in_recovery) {
+            self.obeyed = None;
+        }
         if !matches!(look.goal, Goal::Drain { .. }) {
             self.drained = None;
+        }
+        if look.server.is_some() {
+            self.starts = 0;
         }
         let before = std::mem::replace(&mut self.last, look.server.map(|facts| facts.lsn));
         let isolated = matches!(look.goal, Goal::Standby { upstream: None, .. });
@@ -187,17 +213,18 @@ impl Memory {
             let has_read_all = facts.has_received || asked > self.asked_before;
             isolated && before == Some(facts.lsn) && !facts.receiver && has_read_all
         });
+        let timeline = look.server.map_or(0, |facts| facts.timeline);
         Observation {
             role,
             pledge: pledged,
             settled,
-            timeline: look.server.map_or(0, |facts| facts.timeline),
+            timeline,
             lsn: look.server.map_or(Lsn(0), |facts| facts.lsn),
             streaming: look.server.is_some_and(|facts| facts.receiving),
             serving: self.serving,
             drained: self.drained,
             quiet: None,
-            switch_lsn: self.switch_lsn,
+            switch_lsn: self.switched.filter(|(new, _)| *new == timeline).map(|(_, at)| at),
             system_id: look
                 .server
                 .filter(|_| self.initialized || role != Role::Primary || look.database.rule.is_some())
@@ -207,8 +234,24 @@ impl Memory {
 
     /// Whether the next step depends on how the server ended.
     pub(crate) fn asks_how_it_ended(&self, look: &Look<'_>) -> bool {
-        let fed = matches!(look.goal, Goal::Standby { upstream: Some(_), .. });
-        fed && self.cure == Cure::Start && look.server.is_none() && !look.running && look.has_data && !look.half_rewound
+        let stopped = look.server.is_none() && !look.running && look.has_data;
+        is_fed(look) && self.cure == Cure::Start && stopped && !look.half_rewound
+    }
+
+    /// Whether the next step depends on the upstream.
+    pub(crate) fn asks_for_source(&self, look: &Look<'_>) -> bool {
+        let wanting = match look.server {
+            Some(facts) => {
+                facts.in_recovery
+                    && (has_diverged(look.database, facts) || (!facts.receiving && self.is_overdue(look.now)))
+            }
+            None if look.running => self.is_overdue(look.now),
+            None => {
+                let doubtful = self.cure != Cure::Start || self.starts >= STARTS_MAX || was_primary(look);
+                !look.has_data || look.half_rewound || doubtful
+            }
+        };
+        is_fed(look) && wanting
     }
 
     /// The next step. `acknowledgers` are those of the goal, if it is one of a primary.
@@ -216,10 +259,24 @@ impl Memory {
         match look.goal {
             Goal::Wait => Step::Rest,
             Goal::Initialize => Step::Initialize,
-            Goal::Drain { .. } => Step::Drain,
+            Goal::Drain { .. } => match look.server {
+                Some(facts) if facts.in_recovery => Step::Rest,
+                Some(_) => Step::Drain,
+                None if look.has_data && !look.half_rewound => Step::StartStandby,
+                // The planned change has become an unplanned one, in which this node counts as a standby.
+                None => Step::Rest,
+            },
             Goal::Standby { upstream, .. } => self.towards_standby(look, upstream.is_some()),
             Goal::Promote { epoch, timeline, .. } => match look.server {
-                None => Step::Start,
+                // As a standby, whatever became of an earlier attempt: one that died after it had removed the signal and before
+                // it had begun the new timeline would come up as a primary of the old one, next to the old primary.
+                None if !look.has_data || look.half_rewound => Step::Rest,
+                None => Step::StartStandby,
+                // A promotion that died on the way has left this timeline behind. The server would take the next number, which is
+                // not allocated.
+                Some(facts) if facts.in_recovery && facts.timeline >= *timeline => Step::Fail(format!(
+                    "an earlier promotion to timeline {timeline} died; another is to be allocated"
+                )),
                 Some(facts) if facts.in_recovery => Step::Promote {
                     timeline: *timeline,
                     from: facts.timeline,
@@ -256,51 +313,66 @@ impl Memory {
     fn towards_standby(&mut self, look: &Look<'_>, fed: bool) -> Step {
         match look.server {
             Some(facts) if !facts.in_recovery => Step::Demote,
-            Some(facts) if fed && has_diverged(look.database, facts) => {
-                self.cure = Cure::Rewind;
+            Some(facts) if fed && look.source_ready && has_diverged(look.database, facts) => {
+                let found = Some((facts.timeline, facts.replayed));
+                let again = std::mem::replace(&mut self.diverged, found) == found;
+                self.cure = if again { Cure::Clone } else { Cure::Rewind };
                 self.trouble_since = None;
                 Step::Undo
             }
             Some(facts) if facts.receiving || !fed => {
                 self.cured();
+                if facts.receiving {
+                    self.diverged = None;
+                }
                 Step::Rest
             }
-            Some(_) => self.heal(look.now),
-            None if !look.has_data && fed => Step::Clone,
-            None if !look.has_data => Step::Rest,
-            None if look.running => self.heal(look.now),
+            Some(_) => self.heal(look),
+            None if !look.has_data || look.half_rewound => self.copy_or(look, fed, Step::Rest),
+            None if look.running => self.heal(look),
             None => self.start_standby(look, fed),
         }
     }
 
     fn start_standby(&mut self, look: &Look<'_>, fed: bool) -> Step {
-        if look.half_rewound {
-            self.cure = Cure::Clone;
-            if !fed {
-                return Step::Rest;
-            }
-        } else if fed && self.cure == Cure::Start && was_primary(look) {
+        if fed && self.cure == Cure::Start && was_primary(look) {
             self.cure = Cure::Rewind;
         }
+        if self.starts >= STARTS_MAX {
+            self.cure = Cure::Clone;
+        }
         match self.cure {
-            Cure::Rewind if fed => Step::Rewind,
-            Cure::Clone if fed => Step::Clone,
-            Cure::Start | Cure::Rewind | Cure::Clone => Step::StartStandby,
+            Cure::Rewind if fed && look.source_ready => Step::Rewind,
+            Cure::Clone => self.copy_or(look, fed, Step::StartStandby),
+            Cure::Start | Cure::Rewind => self.copy_or(look, false, Step::StartStandby),
         }
     }
 
-    /// A standby that could stream and does not, for long: the next stronger cure.
-    fn heal(&mut self, now: Duration) -> Step {
-        let since = *self.trouble_since.get_or_insert(now);
-        if now.saturating_sub(since) < HEAL_AFTER {
+    fn copy_or(&mut self, look: &Look<'_>, fed: bool, otherwise: Step) -> Step {
+        if fed && look.source_ready {
+            return Step::Clone;
+        }
+        if otherwise == Step::StartStandby {
+            self.starts = self.starts.saturating_add(1);
+        }
+        otherwise
+    }
+
+    fn is_overdue(&self, now: Duration) -> bool {
+        self.trouble_since
+            .is_some_and(|since| now.saturating_sub(since) >= HEAL_AFTER)
+    }
+
+    /// A standby that could stream and does not, for long. Its log is not diverged, so that there is nothing to undo: the
+    /// primary has no more what it needs, or it is damaged. While there is nothing to copy from, what it holds is kept and
+    /// served as it is.
+    fn heal(&mut self, look: &Look<'_>) -> Step {
+        if !self.is_overdue(look.now) {
+            self.trouble_since.get_or_insert(look.now);
             return Step::Rest;
         }
-        self.cure = match self.cure {
-            Cure::Start => Cure::Rewind,
-            Cure::Rewind | Cure::Clone => Cure::Clone,
-        };
         self.trouble_since = None;
-        Step::Heal(self.cure)
+        self.copy_or(look, true, Step::Rest)
     }
 
     /// The data directory is what it should be.
@@ -320,16 +392,32 @@ impl Memory {
         self.in_force = acknowledgers.clone();
     }
 
-    /// The server was ended: nothing is served.
-    pub(crate) fn ended(&mut self) {
+    /// Whether the server must be seen to obey a quorum before a marker proves it: its processes read settings one by one, and
+    /// until the last has, commits may pass by the setting `before`. Where nobody could acknowledge, nothing passes.
+    pub(crate) fn has_to_settle(&self, before: &str, acknowledgers: &Acknowledgers) -> bool {
+        before != Acknowledgers::nobody().setting() && self.obeyed.as_ref() != Some(acknowledgers)
+    }
+
+    /// All processes of the server obey that quorum: they have read it, or were started with it.
+    pub(crate) fn obeys(&mut self, acknowledgers: &Acknowledgers) {
+        self.obeyed = Some(acknowledgers.clone());
+    }
+
+    /// Nothing is served any more.
+    pub(crate) fn closed(&mut self) {
         self.serving = None;
     }
+}
+
+fn is_fed(look: &Look<'_>) -> bool {
+    matches!(look.goal, Goal::Standby { upstream: Some(_), .. })
 }
 
 /// Its log holds what the primary's does not: what a deposed primary wrote and nobody acknowledged. The server itself only
 /// finds that it cannot follow.
 fn has_diverged(database: &DatabaseState, facts: &Facts) -> bool {
-    database.lineage(facts.timeline, facts.lsn) == Lineage::Diverged
+    // What has come of a record that is not whole will be overwritten, and says nothing.
+    database.lineage(facts.timeline, facts.replayed) == Lineage::Diverged
 }
 
 /// Whether the server ended as a primary on a timeline that has been left since: then its log may hold what nobody else has.

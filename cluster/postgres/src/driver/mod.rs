@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::DatabaseError;
 use crate::coordinator::{Observation, Order, Role};
 pub(crate) use decide::Gates;
-use decide::{Cure, Ended, Look, Memory, Step};
+use decide::{Ended, Look, Memory, Step};
 pub(crate) use layout::Layout;
 use pledge::{Goal, Pledge, PledgeFile};
 use programs::{Programs, Stop};
@@ -40,6 +40,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long clients may finish what they are at before a planned change cuts them off.
 const DRAIN_GRACE: Duration = Duration::from_millis(250);
+/// A checkpoint may be part of it.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The reason in a history that takes the number of a timeline that nobody began.
+const DEAD_END: &str = "claimed by an abandoned promotion";
 const MARKER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the driver needs.
@@ -296,6 +300,7 @@ impl Task {
             has_data: self.programs.layout.has_data(),
             half_rewound: self.programs.layout.rewind_mark().exists(),
             ended: None,
+            source_ready: false,
             database,
             now: self.born.elapsed(),
         }
@@ -345,6 +350,11 @@ impl Task {
         }
         let asked = *self.shared.asked.borrow();
         let observation = self.memory.observe(look, pledged, asked);
+        self.shared.gates.send_if_modified(|gates| {
+            let before = *gates;
+            gates.close_unproven(&self.memory);
+            *gates != before
+        });
         self.shared.observation.send_if_modified(|old| {
             let changed = *old != observation;
             *old = observation;
@@ -356,9 +366,12 @@ impl Task {
         if self.memory.asks_how_it_ended(&look) {
             look.ended = Some(self.how_it_ended().await?);
         }
+        if self.memory.asks_for_source(&look) {
+            look.source_ready = self.prepare_source().await;
+        }
         let (epoch, acknowledgers) = match look.goal {
-            Goal::Promote { epoch, cohort, .. } => (*epoch, self.acknowledgers(cohort, None)),
-            Goal::Primary { epoch, cohort, leaving } => (*epoch, self.acknowledgers(cohort, leaving.as_ref())),
+            Goal::Promote { epoch, cohort, .. } => (*epoch, self.acknowledgers(&look, cohort, None)),
+            Goal::Primary { epoch, cohort, leaving } => (*epoch, self.acknowledgers(&look, cohort, leaving.as_ref())),
             Goal::Drain { epoch } | Goal::Standby { epoch, .. } => (*epoch, Acknowledgers::default()),
             Goal::Wait | Goal::Initialize => (0, Acknowledgers::default()),
         };
@@ -369,13 +382,12 @@ impl Task {
             Step::StartStandby => self.start_standby().await,
             Step::Demote => self.demote().await,
             Step::Undo => self.undo().await,
-            Step::Heal(cure) => self.heal(cure).await,
             Step::Rewind => self.rewind().await,
             Step::Clone => self.clone_primary().await,
             Step::Promote { timeline, from } => self.promote(epoch, timeline, from, &acknowledgers).await,
             Step::Prove => self.prove(epoch, &acknowledgers).await,
             Step::Open => {
-                self.feed();
+                self.feed(epoch);
                 self.open(epoch);
                 Ok(())
             }
@@ -384,10 +396,17 @@ impl Task {
         }
     }
 
-    fn acknowledgers(&self, cohort: &BTreeSet<NodeId>, leaving: Option<&BTreeSet<NodeId>>) -> Acknowledgers {
+    fn acknowledgers(
+        &self,
+        look: &Look<'_>,
+        cohort: &BTreeSet<NodeId>,
+        leaving: Option<&BTreeSet<NodeId>>,
+    ) -> Acknowledgers {
+        let nobody = BTreeSet::new();
+        let connected = look.server.map_or(&nobody, |facts| &facts.standbys);
         let state = self.shared.state.borrow();
         let name = |id: NodeId| state.nodes().get(&id).map(|node| node.name.clone());
-        Acknowledgers::of(self.shared.me, cohort, leaving, name)
+        Acknowledgers::of(self.shared.me, cohort, leaving, connected, name)
     }
 
     async fn initialize(&mut self, facts: Option<&Facts>) -> Result<(), DatabaseError> {
@@ -419,6 +438,7 @@ impl Task {
         settings::write(&self.programs, &self.node_name, acknowledgers)?;
         self.memory.asked_before = *self.shared.asked.borrow();
         self.programs.start().await?;
+        self.memory.obeys(acknowledgers);
         let end = Instant::now() + READY_TIMEOUT;
         while self.look().await.is_none() {
             let (_, pledged) = self.shared.goal();
@@ -432,20 +452,38 @@ impl Task {
         Ok(())
     }
 
+    /// Opens a gate for a primary of that epoch, unless it is to be something else meanwhile: the order that says so closes the
+    /// gates after it has taken the lock that is held here.
+    fn open_gate(&self, epoch: u64, open: impl FnOnce(&mut Gates)) {
+        let facts = self.shared.facts();
+        let pledge = self.shared.pledge.lock().unwrap_or_else(PoisonError::into_inner);
+        let goal = pledge.goal(facts.rule.as_ref(), self.shared.me);
+        let still = match goal {
+            Goal::Primary { epoch: now, .. } | Goal::Promote { epoch: now, .. } => now == epoch,
+            _ => false,
+        };
+        if still {
+            self.shared.gates.send_if_modified(|gates| {
+                let before = *gates;
+                open(gates);
+                *gates != before
+            });
+        }
+    }
+
     /// Lets standbys receive.
-    fn feed(&self) {
-        self.shared
-            .gates
-            .send_if_modified(|gates| !std::mem::replace(&mut gates.replication, true));
+    fn feed(&self, epoch: u64) {
+        self.open_gate(epoch, |gates| gates.replication = true);
     }
 
     /// Puts the quorum in force, proves it with a marker, and opens the gates.
     async fn prove(&mut self, epoch: u64, acknowledgers: &Acknowledgers) -> Result<(), DatabaseError> {
-        self.feed();
+        self.feed(epoch);
         let session = self
             .session
             .as_ref()
             .ok_or(DatabaseError::Timeout("connecting to the primary"))?;
+        let before = session.synchronous_standby_names().await?;
         settings::write(&self.programs, &self.node_name, acknowledgers)?;
         session.reload().await?;
         let end = Instant::now() + MARKER_TIMEOUT;
@@ -455,6 +493,13 @@ impl Task {
                 return Err(DatabaseError::Timeout("putting the quorum in force"));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if self.memory.has_to_settle(&before, acknowledgers) {
+            // Whether commits wait at all is the checkpointer's to say, which may be busy for long. It reads the settings before
+            // it begins a checkpoint; the signal may have come just after that the first time.
+            session.checkpoint().await?;
+            session.checkpoint().await?;
+            self.memory.obeys(acknowledgers);
         }
         tokio::time::timeout(MARKER_TIMEOUT, session.write_marker(epoch))
             .await
@@ -477,7 +522,7 @@ impl Task {
         if busy > 0 && since.elapsed() < DRAIN_GRACE {
             return Ok(());
         }
-        self.memory.ended();
+        self.memory.closed();
         self.shared
             .gates
             .send_if_modified(|gates| gates.serving.take().is_some());
@@ -492,14 +537,9 @@ impl Task {
         Ok(())
     }
 
-    /// Lets clients in, unless a newer epoch has been pledged meanwhile.
+    /// Lets clients in.
     fn open(&self, epoch: u64) {
-        let pledge = self.shared.pledge.lock().unwrap_or_else(PoisonError::into_inner);
-        if pledge.epoch <= epoch {
-            self.shared
-                .gates
-                .send_if_modified(|gates| gates.serving.replace(epoch) != Some(epoch));
-        }
+        self.open_gate(epoch, |gates| gates.serving = Some(epoch));
     }
 
     async fn promote(
@@ -519,7 +559,7 @@ impl Task {
         if !session.promote().await? {
             return Err(DatabaseError::Timeout("the promotion"));
         }
-        self.memory.switch_lsn = self.switch_point(timeline);
+        self.memory.switched = self.switch_point(timeline).map(|at| (timeline, at));
         tracing::info!(epoch, timeline, "promoted");
         // Rewinding from this node needs a checkpoint on the new timeline; nothing waits for it.
         let (layout, password) = (self.programs.layout.clone(), self.programs.password.clone());
@@ -548,9 +588,30 @@ impl Task {
             if path.exists() {
                 continue;
             }
-            let text = format!("{parent}{current}\t0/1\tclaimed by an abandoned promotion\n");
+            let text = format!("{parent}{current}\t0/1\t{DEAD_END}\n");
             std::fs::write(&path, text).map_err(DatabaseError::file("write", &path))?;
             self.programs.account.own(&path)?;
+        }
+        Ok(())
+    }
+
+    /// A promotion that died before it had begun its timeline has left histories that lead nowhere, and the server would refuse to
+    /// recover towards the highest of them.
+    fn forget_dead_ends(&self) -> Result<(), DatabaseError> {
+        let wal = self.programs.layout.data.join("pg_wal");
+        let Ok(entries) = std::fs::read_dir(&wal) else {
+            return Ok(());
+        };
+        let mut histories: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        histories.retain(|path| path.extension().is_some_and(|extension| extension == "history"));
+        // Names have a fixed width, so that the highest timeline is the last.
+        histories.sort_unstable();
+        for path in histories.iter().rev() {
+            let text = std::fs::read_to_string(path).map_err(DatabaseError::file("read", path))?;
+            if !text.trim_end().ends_with(DEAD_END) {
+                break;
+            }
+            std::fs::remove_file(path).map_err(DatabaseError::file("remove", path))?;
         }
         Ok(())
     }
@@ -581,7 +642,7 @@ impl Task {
         std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
         self.programs.account.own(&signal)?;
         self.session = None;
-        self.memory.ended();
+        self.memory.closed();
         self.programs.stop(Stop::Immediate, Duration::from_secs(2)).await?;
         self.shared.wake.notify_one();
         Ok(())
@@ -593,7 +654,8 @@ impl Task {
             std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
             self.programs.account.own(&signal)?;
         }
-        self.start(&Acknowledgers::default()).await
+        self.forget_dead_ends()?;
+        self.start(&Acknowledgers::nobody()).await
     }
 
     async fn how_it_ended(&self) -> Result<Ended, DatabaseError> {
@@ -616,26 +678,41 @@ impl Task {
         }
         tracing::info!("comparing with the primary's history and undoing what it does not hold");
         if let Err(error) = self.programs.rewind().await {
-            tracing::warn!(%error, "rewinding failed; the data directory is cloned anew");
             self.memory.not_rewound();
-            return self.clone_primary().await;
+            return Err(error);
         }
         self.memory.cured();
         self.start_standby().await
     }
 
-    async fn heal(&mut self, cure: Cure) -> Result<(), DatabaseError> {
-        tracing::warn!(?cure, "the standby does not receive; it is stopped to be brought back");
-        self.session = None;
-        self.programs.stop(Stop::Immediate, Duration::from_secs(5)).await
+    /// Whether the upstream is a primary to copy from. Its control file is made to know its timeline: that is all by which
+    /// pg_rewind sees whether there is anything to do.
+    async fn prepare_source(&self) -> bool {
+        let probe = async {
+            let (source, ended) = Session::connect_upstream(&self.programs.layout, &self.programs.password).await?;
+            tokio::select! {
+                prepared = source.prepare_as_source() => prepared,
+                () = ended => Err(DatabaseError::Timeout("asking the upstream")),
+            }
+        };
+        match tokio::time::timeout(SOURCE_TIMEOUT, probe).await {
+            Ok(Ok(ready)) => ready,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the upstream cannot be copied from now");
+                false
+            }
+            Err(_) => false,
+        }
     }
 
+    /// What is there stays in use until the copy is complete: it may be needed before.
     async fn clone_primary(&mut self) -> Result<(), DatabaseError> {
         tracing::info!("cloning the primary");
+        let copy = self.programs.base_backup().await?;
         self.session = None;
         self.programs.stop(Stop::Immediate, Duration::from_secs(5)).await?;
-        self.programs.base_backup().await?;
+        self.programs.adopt(&copy)?;
         self.memory.cured();
-        self.start(&Acknowledgers::default()).await
+        self.start(&Acknowledgers::nobody()).await
     }
 }

@@ -54,8 +54,8 @@ impl Programs {
         self.adopt(&side)
     }
 
-    /// A copy of the current primary, through the upstream socket.
-    pub(crate) async fn base_backup(&self) -> Result<(), DatabaseError> {
+    /// A copy of the current primary, through the upstream socket, into a folder of its own: see [`Self::adopt`].
+    pub(crate) async fn base_backup(&self) -> Result<std::path::PathBuf, DatabaseError> {
         let side = self.side_directory("basebackup")?;
         let mut command = self.command("pg_basebackup");
         command
@@ -74,7 +74,7 @@ impl Programs {
         let signal = side.join("standby.signal");
         std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
         self.account.own(&signal)?;
-        self.adopt(&side)
+        Ok(side)
     }
 
     /// Undoes what the current primary's history does not hold.
@@ -118,7 +118,7 @@ impl Programs {
     }
 
     /// A complete directory takes the place of the present one, which is kept aside until the next time.
-    fn adopt(&self, side: &Path) -> Result<(), DatabaseError> {
+    pub(crate) fn adopt(&self, side: &Path) -> Result<(), DatabaseError> {
         let (data, old) = (&self.layout.data, self.layout.base.join("data.old"));
         if old.exists() {
             std::fs::remove_dir_all(&old).map_err(DatabaseError::file("remove", &old))?;
