@@ -22,6 +22,8 @@ const SILENCE_MS: u64 = 600;
 const DOWN_MS: u64 = 300;
 /// How long a chosen candidate may take before the next attempt with another epoch.
 const PROMOTION_MS: u64 = 10_000;
+/// How long a majority is waited for before the one node that holds every commit by itself is taken.
+const HOLDER_MS: u64 = 1_000;
 /// How long the managers' own users may take to finish before a planned change cuts them off.
 const HOLD_MS: u64 = 400;
 /// How long a primary's clients may take to finish, and its successor to receive, before a planned change is given up.
@@ -365,9 +367,15 @@ fn recruit(view: &View<'_>, rule: &Rule, epoch: u64, preferred: NodeId) -> Vec<A
     let best = pledged
         .iter()
         .max_by_key(|(id, seen)| (seen.timeline, seen.lsn, *id == preferred, std::cmp::Reverse(*id)));
-    if let Some((node, seen)) = best
-        && pledged.len() >= rule.majority()
-    {
+    // Too few may be left that hold anything: two are being rewound when the one that they are to follow stumbles. Then the one whose
+    // log holds every commit by itself will do, once it has pledged: nobody else could get a commit acknowledged.
+    let holder = pledged.iter().find(|(id, _)| view.facts.holder() == Some(*id));
+    let best = if pledged.len() >= rule.majority() {
+        best
+    } else {
+        holder.filter(|_| view.change_age_ms > HOLDER_MS)
+    };
+    if let Some((node, seen)) = best {
         let choose = DatabaseCommand::Choose {
             epoch,
             node: *node,

@@ -39,14 +39,21 @@ impl Gates {
         }
     }
 
+    /// Opens the way to the node that is to feed this one. Only between two steps of the task: a server that is being promoted, and
+    /// that received from another primary meanwhile, would begin a timeline after that one's.
+    pub(crate) fn open_upstream(&mut self, goal: &Goal) {
+        if let Goal::Standby { upstream, .. } = goal {
+            self.upstream = *upstream;
+        }
+    }
+
     /// Closes whatever the goal does not allow. Opening is the task's, once the server is what it should be.
     pub(crate) fn close(&mut self, goal: &Goal) {
         match goal {
             Goal::Standby { upstream, .. } => {
                 *self = Self {
-                    upstream: *upstream,
-                    replication: false,
-                    serving: None,
+                    upstream: self.upstream.filter(|open| Some(*open) == *upstream),
+                    ..Self::default()
                 };
             }
             Goal::Promote { epoch, .. } => {
@@ -242,8 +249,7 @@ impl Memory {
     pub(crate) fn asks_for_source(&self, look: &Look<'_>) -> bool {
         let wanting = match look.server {
             Some(facts) => {
-                facts.in_recovery
-                    && (has_diverged(look.database, facts) || (!facts.receiving && self.is_overdue(look.now)))
+                facts.in_recovery && (has_diverged(look, facts) || (!facts.receiving && self.is_overdue(look.now)))
             }
             None if look.running => self.is_overdue(look.now),
             None => {
@@ -313,7 +319,7 @@ impl Memory {
     fn towards_standby(&mut self, look: &Look<'_>, fed: bool) -> Step {
         match look.server {
             Some(facts) if !facts.in_recovery => Step::Demote,
-            Some(facts) if fed && look.source_ready && has_diverged(look.database, facts) => {
+            Some(facts) if fed && look.source_ready && has_diverged(look, facts) => {
                 let found = Some((facts.timeline, facts.replayed));
                 let again = std::mem::replace(&mut self.diverged, found) == found;
                 self.cure = if again { Cure::Clone } else { Cure::Rewind };
@@ -415,9 +421,12 @@ fn is_fed(look: &Look<'_>) -> bool {
 
 /// Its log holds what the primary's does not: what a deposed primary wrote and nobody acknowledged. The server itself only
 /// finds that it cannot follow.
-fn has_diverged(database: &DatabaseState, facts: &Facts) -> bool {
+fn has_diverged(look: &Look<'_>, facts: &Facts) -> bool {
+    let Goal::Standby { epoch, .. } = look.goal else {
+        return false;
+    };
     // What has come of a record that is not whole will be overwritten, and says nothing.
-    database.lineage(facts.timeline, facts.replayed) == Lineage::Diverged
+    look.database.lineage(*epoch, facts.timeline, facts.replayed) == Lineage::Diverged
 }
 
 /// Whether the server ended as a primary on a timeline that has been left since: then its log may hold what nobody else has.

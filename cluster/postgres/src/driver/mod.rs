@@ -263,6 +263,7 @@ impl Task {
         while !shutdown.is_requested() {
             let (goal, pledged) = self.shared.goal();
             self.shared.close_gates(&goal);
+            self.open_upstream(&goal, pledged);
             let facts = self.look().await;
             let database = self.shared.facts();
             let look = self.see(&goal, facts.as_ref(), &database);
@@ -466,6 +467,18 @@ impl Task {
             self.shared.gates.send_if_modified(|gates| {
                 let before = *gates;
                 open(gates);
+                *gates != before
+            });
+        }
+    }
+
+    /// Lets this node's server receive, unless an order says otherwise meanwhile.
+    fn open_upstream(&self, goal: &Goal, pledged: u64) {
+        let pledge = self.shared.pledge.lock().unwrap_or_else(PoisonError::into_inner);
+        if pledge.epoch == pledged && pledge.goal(self.shared.facts().rule.as_ref(), self.shared.me) == *goal {
+            self.shared.gates.send_if_modified(|gates| {
+                let before = *gates;
+                gates.open_upstream(goal);
                 *gates != before
             });
         }

@@ -26,7 +26,7 @@ impl Acknowledgers {
     /// cohort, a majority of both.
     ///
     /// The server knows one list and one number only. So many of the union that enough of each cohort are among them,
-    /// whichever they are, is one such pair; so many of those in both, or of one of the two, are others. Any of them is safe.
+    /// whichever they are, is one such pair; so many of those in both, or of any other list, are others. Any of them is safe.
     /// The first that those who are `connected` can satisfy is taken: a node is mostly removed because it is dead.
     pub(crate) fn of(
         me: NodeId,
@@ -49,7 +49,14 @@ impl Acknowledgers {
             let names: Vec<String> = others.iter().filter_map(|id| name(*id)).collect();
             (count as usize <= others.len()).then_some(Self { count, names })
         };
-        let mut ways: Vec<Self> = [&union, &both, cohort, leaving].into_iter().filter_map(among).collect();
+        // If those who are connected can acknowledge at all, all of them together do.
+        let there: BTreeSet<NodeId> = union
+            .iter()
+            .copied()
+            .filter(|id| name(*id).is_some_and(|name| connected.contains(&name)))
+            .collect();
+        let lists = [&union, &both, cohort, leaving, &there];
+        let mut ways: Vec<Self> = lists.into_iter().filter_map(among).collect();
         let can = |way: &Self| way.names.iter().filter(|name| connected.contains(*name)).count() >= way.count as usize;
         let first = ways.iter().position(can).unwrap_or(0);
         if ways.is_empty() {
@@ -200,6 +207,9 @@ mod tests {
         };
         assert_eq!(of(&[1, 2, 3], &[1, 2, 3, 4, 5], &[2, 3]), "ANY 2 (\"n2\", \"n3\")");
         assert_eq!(of(&[1, 2], &[1, 2, 3], &[2]), "ANY 1 (\"n2\")");
+        // Two of the old cohort are dead, and another takes the place of one of them.
+        let all = of(&[1, 4, 6], &[1, 2, 3, 4, 5], &[4, 5, 6]);
+        assert_eq!(all, "ANY 3 (\"n4\", \"n5\", \"n6\")");
         // It suits others, and one of the new cohort is down.
         let some = of(&[1, 2, 3], &[1, 2, 3, 4, 5], &[2, 4, 5]);
         assert_eq!(some, "ANY 3 (\"n2\", \"n3\", \"n4\", \"n5\")");
