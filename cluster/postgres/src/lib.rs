@@ -13,6 +13,8 @@ mod error;
 mod network;
 mod service;
 mod shell;
+#[cfg(test)]
+mod simulation;
 mod tracking;
 
 use std::path::PathBuf;
