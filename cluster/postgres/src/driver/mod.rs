@@ -10,6 +10,7 @@ pub(crate) mod pledge;
 mod programs;
 pub(crate) mod session;
 pub(crate) mod settings;
+mod timelines;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use pledge::{Goal, Pledge, PledgeFile};
 use programs::{Programs, Stop};
 use session::{Facts, Session};
 use settings::Acknowledgers;
+use timelines::Timelines;
 
 const TICK: Duration = Duration::from_millis(100);
 /// While a failover waits for this node's position to settle, or for its promotion.
@@ -42,8 +44,6 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const DRAIN_GRACE: Duration = Duration::from_millis(250);
 /// A checkpoint may be part of it.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The reason in a history that takes the number of a timeline that nobody began.
-const DEAD_END: &str = "claimed by an abandoned promotion";
 const MARKER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the driver needs.
@@ -563,7 +563,8 @@ impl Task {
         acknowledgers: &Acknowledgers,
     ) -> Result<(), DatabaseError> {
         settings::write(&self.programs, &self.node_name, acknowledgers)?;
-        self.reserve_timelines(from, timeline)?;
+        let timelines = self.timelines();
+        timelines.reserve(from, timeline)?;
         let session = self
             .session
             .as_ref()
@@ -572,7 +573,7 @@ impl Task {
         if !session.promote().await? {
             return Err(DatabaseError::Timeout("the promotion"));
         }
-        self.memory.switched = self.switch_point(timeline).map(|at| (timeline, at));
+        self.memory.switched = timelines.switch_point(timeline).map(|at| (timeline, at));
         tracing::info!(epoch, timeline, "promoted");
         // Rewinding from this node needs a checkpoint on the new timeline; nothing waits for it.
         let (layout, password) = (self.programs.layout.clone(), self.programs.password.clone());
@@ -590,52 +591,11 @@ impl Task {
         }
     }
 
-    /// PostgreSQL takes the number after the highest timeline whose history it finds. The allocated number is higher when
-    /// an earlier promotion was abandoned: its place is taken by a history that leads nowhere.
-    fn reserve_timelines(&self, current: u32, wanted: u32) -> Result<(), DatabaseError> {
-        let wal = self.programs.layout.data.join("pg_wal");
-        let history = |timeline: u32| wal.join(format!("{timeline:08X}.history"));
-        let parent = std::fs::read_to_string(history(current)).unwrap_or_default();
-        for timeline in current + 1..wanted {
-            let path = history(timeline);
-            if path.exists() {
-                continue;
-            }
-            let text = format!("{parent}{current}\t0/1\t{DEAD_END}\n");
-            std::fs::write(&path, text).map_err(DatabaseError::file("write", &path))?;
-            self.programs.account.own(&path)?;
+    fn timelines(&self) -> Timelines<'_> {
+        Timelines {
+            wal: self.programs.layout.data.join("pg_wal"),
+            account: &self.programs.account,
         }
-        Ok(())
-    }
-
-    /// A promotion that died before it had begun its timeline has left histories that lead nowhere, and the server would refuse to
-    /// recover towards the highest of them.
-    fn forget_dead_ends(&self) -> Result<(), DatabaseError> {
-        let wal = self.programs.layout.data.join("pg_wal");
-        let Ok(entries) = std::fs::read_dir(&wal) else {
-            return Ok(());
-        };
-        let mut histories: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        histories.retain(|path| path.extension().is_some_and(|extension| extension == "history"));
-        // Names have a fixed width, so that the highest timeline is the last.
-        histories.sort_unstable();
-        for path in histories.iter().rev() {
-            let text = std::fs::read_to_string(path).map_err(DatabaseError::file("read", path))?;
-            if !text.trim_end().ends_with(DEAD_END) {
-                break;
-            }
-            std::fs::remove_file(path).map_err(DatabaseError::file("remove", path))?;
-        }
-        Ok(())
-    }
-
-    /// Where the timeline left its parent, from its history file: the last line that has three fields.
-    fn switch_point(&self, timeline: u32) -> Option<Lsn> {
-        let path = self.programs.layout.data.join(format!("pg_wal/{timeline:08X}.history"));
-        let text = std::fs::read_to_string(path).ok()?;
-        text.lines()
-            .rev()
-            .find_map(|line| line.split('\t').nth(1)?.parse().ok())
     }
 
     /// The server itself only finds that it cannot follow.
@@ -667,7 +627,7 @@ impl Task {
             std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
             self.programs.account.own(&signal)?;
         }
-        self.forget_dead_ends()?;
+        self.timelines().make_startable()?;
         self.start(&Acknowledgers::nobody()).await
     }
 
