@@ -101,8 +101,9 @@ async fn relay<S: AsyncRead + AsyncWrite + Unpin>(
     identity: &PeerIdentity,
     shutdown: &Shutdown,
 ) -> Result<(), &'static str> {
-    let state = Arc::clone(&paths.consensus.state().borrow());
-    if !state.nodes().contains_key(&NodeId(identity.node_id)) {
+    let id = NodeId(identity.node_id);
+    let mut members = paths.consensus.state();
+    if !members.borrow_and_update().nodes().contains_key(&id) {
         return Err("the peer is no member of this cluster");
     }
     let purpose = tokio::time::timeout(FIRST_BYTES_TIMEOUT, peer.read_u8()).await;
@@ -125,7 +126,14 @@ async fn relay<S: AsyncRead + AsyncWrite + Unpin>(
     peer.write_u8(OPEN).await.map_err(|_| "the peer has left")?;
     let closed = async {
         // A change of the serving epoch cuts nobody: it is the same primary.
-        let _closed_or_stopping = gates.wait_for(|gates| !opens(gates)).await;
+        let shut = async {
+            let _closed_or_stopping = gates.wait_for(|gates| !opens(gates)).await;
+        };
+        // A node that is removed loses what it had open, too.
+        let removed = async {
+            let _removed_or_stopping = members.wait_for(|state| !state.nodes().contains_key(&id)).await;
+        };
+        tokio::select! { () = shut => {}, () = removed => {} }
     };
     join(&mut peer, &mut local, closed, shutdown).await;
     Ok(())
