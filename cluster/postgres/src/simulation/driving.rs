@@ -227,7 +227,7 @@ impl World {
         }
     }
 
-    fn open(&mut self, id: NodeId, epoch: u64) {
+    pub(super) fn open(&mut self, id: NodeId, epoch: u64) {
         if self.still(id, epoch) && self.peek(id).gates.serving != Some(epoch) {
             self.node(id).gates.serving = Some(epoch);
             note!(self, "{id}: is open in epoch {epoch}");
@@ -444,74 +444,6 @@ impl World {
         if self.mutant == Some(Mutant::CommitEarly) {
             self.node(id).observation.serving = Some(epoch);
             self.open(id, epoch);
-        }
-    }
-
-    fn prove(
-        &mut self,
-        id: NodeId,
-        epoch: u64,
-        acknowledgers: Acknowledgers,
-        marker: Option<(u64, super::wal::Record)>,
-        until: u64,
-    ) {
-        let now = self.now;
-        let life = self.peek(id).life;
-        let Server::Primary(primary) = &self.peek(id).server else {
-            return;
-        };
-        if now >= until || self.peek(id).disk_full {
-            return;
-        }
-        let timeline = primary.timeline;
-        let marker = match marker {
-            None => {
-                let before = primary.configured.setting();
-                self.reload(id, &acknowledgers);
-                let settles = self.peek(id).memory.has_to_settle(&before, &acknowledgers)
-                    && self.mutant != Some(Mutant::TrustReload);
-                if settles && !self.obeys(id) {
-                    // Checkpoints: the server reads its settings on the way.
-                    let job = Job::Prove {
-                        epoch,
-                        acknowledgers,
-                        marker,
-                        until,
-                    };
-                    self.node(id).task = Task::Working { at: now + 10, job };
-                    return;
-                }
-                if settles {
-                    self.node(id).memory.obeys(&acknowledgers);
-                }
-                let record = self.append(id, timeline, true);
-                record.map(|record| (life, record))
-            }
-            Some((begun, record)) => {
-                if begun != life {
-                    return;
-                }
-                if !primary.waiting.contains(&record) {
-                    note!(self, "{id}: the quorum acknowledges epoch {epoch}");
-                    self.node(id).memory.proven(epoch, &acknowledgers);
-                    return self.open(id, epoch);
-                }
-                marker
-            }
-        };
-        let job = Job::Prove {
-            epoch,
-            acknowledgers,
-            marker,
-            until,
-        };
-        self.node(id).task = Task::Working { at: now + 3, job };
-    }
-
-    fn obeys(&self, id: NodeId) -> bool {
-        match &self.peek(id).server {
-            Server::Primary(primary) => primary.effective == primary.configured,
-            _ => false,
         }
     }
 

@@ -14,6 +14,7 @@ mod driving;
 mod faults;
 mod mutants;
 mod node;
+mod proving;
 mod raft;
 mod rng;
 mod server;
