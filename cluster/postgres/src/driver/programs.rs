@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
-use super::layout::{Layout, UPSTREAM_PORT};
+use super::layout::{COPY_PORT, Layout};
 use crate::DatabaseError;
 
 const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
@@ -54,7 +54,7 @@ impl Programs {
         self.adopt(&side)
     }
 
-    /// A copy of the current primary, through the upstream socket, into a folder of its own: see [`Self::adopt`].
+    /// A copy of the current primary, through the way to the upstream, into a folder of its own: see [`Self::adopt`].
     pub(crate) async fn base_backup(&self) -> Result<std::path::PathBuf, DatabaseError> {
         let side = self.side_directory("basebackup")?;
         let mut command = self.command("pg_basebackup");
@@ -65,7 +65,7 @@ impl Programs {
             .arg(&self.layout.socket_dir)
             .args([
                 "--port",
-                &UPSTREAM_PORT.to_string(),
+                &COPY_PORT.to_string(),
                 "--username=conclave_replication",
                 "--no-password",
             ])
@@ -85,7 +85,7 @@ impl Programs {
             std::fs::remove_file(&lock).map_err(DatabaseError::file("remove", &lock))?;
         }
         let source = format!(
-            "host={} port={UPSTREAM_PORT} user=conclave dbname=postgres passfile={} connect_timeout=5",
+            "host={} port={COPY_PORT} user=conclave dbname=postgres passfile={} connect_timeout=5",
             self.layout.socket_dir.display(),
             self.layout.passfile().display(),
         );

@@ -6,7 +6,7 @@ use std::time::Duration;
 use conclave_catalog::database::Lsn;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::layout::{LOCAL_PORT, Layout, UPSTREAM_PORT};
+use super::layout::{COPY_PORT, LOCAL_PORT, Layout};
 use crate::DatabaseError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -75,7 +75,7 @@ impl Session {
         layout: &Layout,
         password: &str,
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), DatabaseError> {
-        Self::connect_to(layout, UPSTREAM_PORT, password, "postgres").await
+        Self::connect_to(layout, COPY_PORT, password, "postgres").await
     }
 
     async fn connect_to(
