@@ -7,6 +7,20 @@ use super::world::Mutant;
 
 const SEEDS: u64 = 1000;
 const TRACE_TAIL: usize = 150;
+/// What must happen somewhere in so many seeds, or they prove nothing.
+const REACHED: [&str; 11] = [
+    "choice",
+    "clone",
+    "election",
+    "members changed",
+    "partition",
+    "promotion",
+    "promotion died",
+    "rewind",
+    "rewind failed",
+    "rule",
+    "switchover",
+];
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -45,6 +59,11 @@ fn nothing_acknowledged_is_lost_whatever_goes_wrong() {
             broken.push((seed, what));
         }
     }
+    let never: Vec<_> = REACHED.iter().filter(|what| !reached.contains_key(*what)).collect();
+    assert!(
+        seeds < SEEDS || never.is_empty(),
+        "{never:?} did not happen in {seeds} seeds"
+    );
     println!("{seeds} seeds, {acknowledged} commits acknowledged, reached: {reached:?}");
     if let Some((first, _)) = broken.first() {
         for (seed, what) in broken.iter().take(30) {
