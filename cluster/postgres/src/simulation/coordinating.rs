@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use conclave_catalog::NodeId;
 use conclave_catalog::database::{DatabaseCommand, DatabaseState};
 
-use super::world::{Message, World};
-use crate::coordinator::{Action, View, decide};
+use super::world::{Message, World, note};
+use crate::coordinator::{Action, Seen, View, decide};
 use crate::tracking::{Silence, Tracking};
 
 const OBSERVE_MS: u64 = 500;
@@ -85,6 +85,9 @@ impl World {
                     }
                 }
                 Action::Propose(command) => {
+                    if matches!(command, DatabaseCommand::Choose { .. }) {
+                        note!(self, "{id}: chooses by {}", positions(&seen));
+                    }
                     let late = self.hostile && self.rng.once_in(20);
                     let delay = if late {
                         self.rng.between(50, 2000)
@@ -108,4 +111,17 @@ impl World {
             DatabaseCommand::Bootstrap { .. } => {}
         }
     }
+}
+
+/// What the nodes that answer have shown, for the trace.
+fn positions(seen: &BTreeMap<NodeId, Seen>) -> String {
+    let answering = seen.iter().filter(|(_, seen)| seen.silent_ms == 0);
+    let shown = answering.filter_map(|(id, seen)| seen.last.as_ref().map(|last| (id, last)));
+    let lines: Vec<String> = shown
+        .map(|(id, last)| {
+            let settled = if last.settled { "settled" } else { "moving" };
+            format!("{id} pledge {} {settled} {}:{}", last.pledge, last.timeline, last.lsn)
+        })
+        .collect();
+    lines.join(", ")
 }

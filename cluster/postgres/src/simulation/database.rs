@@ -200,6 +200,11 @@ impl World {
             primary.visible = *last;
         }
         for record in released {
+            note!(
+                self,
+                "{id}: releases {record:?} at {} in epoch {epoch:?}",
+                self.wal.lsn(record)
+            );
             self.checks.released(&self.wal, id, epoch, record);
         }
     }
@@ -345,6 +350,7 @@ impl World {
             self.checks.serves(&self.wal, primary, epoch, end);
         }
         if reads {
+            note!(self, "{primary}: shows {visible:?} at {}", self.wal.lsn(visible));
             self.checks.shown(&self.wal, primary, visible);
         } else if !self.peek(primary).disk_full {
             self.append(primary, timeline, true);

@@ -338,6 +338,10 @@ impl World {
     }
 
     fn start(&mut self, id: NodeId, acknowledgers: &Acknowledgers) {
+        if self.peek(id).server.is_on() {
+            // It runs and does not answer yet.
+            return;
+        }
         let asked = self.peek(id).asked;
         self.node(id).memory.asked_before = asked;
         self.node(id).memory.obeys(acknowledgers);
