@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use conclave_blueprint::deployment::{DeploymentRequest, Surroundings, deployment_plan};
 use conclave_blueprint::topology::IdSource;
-use conclave_blueprint::{Diagnostic, Diagnostics, Fault, FolderResolver, Map, Plan, Value, parse};
+use conclave_blueprint::{Diagnostic, Diagnostics, Fault, FolderResolver, Map, Plan, Value, parse, validate};
 use rand::Rng;
 use serde_json::json;
 
@@ -64,7 +64,12 @@ pub(crate) fn run(command: &BlueprintCommand) -> ExitCode {
         BlueprintCommand::Validate { files, resolve } => {
             let mut code = ExitCode::SUCCESS;
             for file in files {
-                match read(file, resolve) {
+                let (name, resolver) = resolver(file, resolve);
+                let found = validate(&name, &resolver);
+                for warning in &found.warnings {
+                    eprintln!("{}", rendered(file, "warning", warning));
+                }
+                match found.plan {
                     Ok(_) => println!("{}: valid", file.display()),
                     Err(diagnostics) => code = show_all(file, diagnostics),
                 }
@@ -168,6 +173,12 @@ fn draw(plan: &Plan, output: Option<&Path>) -> ExitCode {
 }
 
 fn read(file: &Path, resolve: &[PathBuf]) -> Result<Plan, Diagnostics> {
+    let (name, resolver) = resolver(file, resolve);
+    parse(&name, &resolver)
+}
+
+/// The name of the main file, and what finds the others.
+fn resolver(file: &Path, resolve: &[PathBuf]) -> (String, FolderResolver) {
     let folder = file
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
@@ -179,7 +190,7 @@ fn read(file: &Path, resolve: &[PathBuf]) -> Result<Plan, Diagnostics> {
     let resolver = resolve.iter().fold(FolderResolver::new(folder), |resolver, folder| {
         resolver.with_resources(folder)
     });
-    parse(&name, &resolver)
+    (name, resolver)
 }
 
 /// The file of a fault as it can be opened from here.
@@ -199,7 +210,10 @@ fn show_all(main: &Path, diagnostics: Diagnostics) -> ExitCode {
     let mut faults = diagnostics.0;
     faults.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     for fault in &faults {
-        eprintln!("{}", rendered(main, fault));
+        let code = fault
+            .code
+            .map_or_else(|| fault.class.name().to_owned(), |code| code.to_string());
+        eprintln!("{}", rendered(main, &format!("error[{code}]"), fault));
     }
     let count = faults.len();
     eprintln!(
@@ -211,11 +225,8 @@ fn show_all(main: &Path, diagnostics: Diagnostics) -> ExitCode {
 }
 
 /// The fault with its line, in the manner of compilers.
-fn rendered(main: &Path, fault: &Diagnostic) -> String {
-    let code = fault
-        .code
-        .map_or_else(|| fault.class.name().to_owned(), |code| code.to_string());
-    let mut text = format!("error[{code}]: {}\n", fault.message);
+fn rendered(main: &Path, kind: &str, fault: &Diagnostic) -> String {
+    let mut text = format!("{kind}: {}\n", fault.message);
     let margin = fault.line.to_string().len();
     let file = shown_file(main, fault);
     if fault.line == 0 {
@@ -260,7 +271,11 @@ mod tests {
         let diagnostics = read(&file, &[]).unwrap_err();
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(diagnostics.0.len(), 2, "{diagnostics}");
-        let shown: String = diagnostics.0.iter().map(|fault| rendered(&file, fault)).collect();
+        let shown: String = diagnostics
+            .0
+            .iter()
+            .map(|fault| rendered(&file, "error", fault))
+            .collect();
         assert!(
             shown.contains("4 |   a: {type: cloudify.nodes.Rooot}\n  |             ^^^^^^^^^^^^^^^^^^^^\n"),
             "{shown}"

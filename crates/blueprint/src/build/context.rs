@@ -176,10 +176,6 @@ impl<'a> Context<'a> {
         self.broken.get(section).is_some_and(|names| names.contains(name))
     }
 
-    pub(super) fn has_broken(&self, section: &str) -> bool {
-        self.broken.get(section).is_some_and(|names| !names.is_empty())
-    }
-
     /// The entries of a section; none where there are none.
     pub(super) fn entries(&self, section: &str) -> Option<&'a Named<Entry>> {
         self.document.entries(section)
