@@ -18,6 +18,11 @@ pub mod files {
     tonic::include_proto!("conclave.files.v1");
 }
 
+/// Failure detection, port 8301.
+pub mod gossip {
+    tonic::include_proto!("conclave.gossip.v1");
+}
+
 /// An operator's questions and orders, port 8300.
 pub mod operator {
     tonic::include_proto!("conclave.operator.v1");

@@ -15,6 +15,7 @@ impl std::fmt::Display for NodeId {
 
 /// The ports of a node, all on its one address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NodePorts {
     /// REST over HTTPS (443 or 8443).
     pub rest: u16,
@@ -26,6 +27,8 @@ pub struct NodePorts {
     pub database: u16,
     /// gRPC between nodes (8300).
     pub peer: u16,
+    /// Failure detection, UDP and TCP (8301).
+    pub gossip: u16,
     /// Cluster status API (8500).
     pub status: u16,
     /// File contents (22000).
@@ -40,6 +43,7 @@ impl Default for NodePorts {
             broker: 5671,
             database: 15432,
             peer: 8300,
+            gossip: 8301,
             status: 8500,
             files: 22000,
         }

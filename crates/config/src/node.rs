@@ -68,6 +68,8 @@ pub struct Ports {
     pub database: u16,
     /// gRPC between nodes.
     pub peer: u16,
+    /// Failure detection, UDP and TCP.
+    pub gossip: u16,
     /// Cluster status API.
     pub status: u16,
     /// File contents.
@@ -85,6 +87,7 @@ impl Default for Ports {
             database_proxy: 5432,
             database: 15432,
             peer: 8300,
+            gossip: 8301,
             status: 8500,
             files: 22000,
         }

@@ -4,6 +4,7 @@
 //! upwards, and stops them in the opposite order.
 
 mod bootstrap;
+mod links;
 mod messages;
 mod report;
 mod view;
@@ -20,6 +21,8 @@ use conclave_config::{Election, NodeConfig, StatusContract};
 use conclave_consensus::{Consensus, Profile, StartOptions, identity_dir};
 use conclave_executor::{Executor, ExecutorOptions};
 use conclave_filesync::{FileSync, FileSyncOptions};
+use conclave_gossip::detector::Facts;
+use conclave_gossip::{Gossip, GossipOptions};
 use conclave_net::{NodeIdentity, ServerTls, bind, serve};
 use conclave_operations::{Runner, RunnerOptions};
 use conclave_postgres::{Database, DatabaseOptions};
@@ -28,7 +31,7 @@ use conclave_runtime::account::Account;
 use conclave_runtime::{Shutdown, StopReport, Tasks};
 use conclave_store::{Store, StoreOptions};
 use conclave_workflow::Settings;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -55,6 +58,7 @@ pub fn told_ports(config: &NodeConfig) -> NodePorts {
         peer: ports.peer,
         status: ports.status,
         files: ports.files,
+        gossip: ports.gossip,
     }
 }
 
@@ -62,6 +66,8 @@ pub fn told_ports(config: &NodeConfig) -> NodePorts {
 struct Listeners {
     peer: TcpListener,
     files: TcpListener,
+    gossip: TcpListener,
+    datagrams: UdpSocket,
     proxy: TcpListener,
     relay: TcpListener,
     rest: TcpListener,
@@ -76,6 +82,8 @@ impl Listeners {
         Ok(Self {
             peer: on(ports.peer).await?,
             files: on(ports.files).await?,
+            gossip: on(ports.gossip).await?,
+            datagrams: Gossip::bind(SocketAddr::new(config.node.address, ports.gossip)).await?,
             proxy: on(ports.database_proxy).await?,
             relay: on(ports.database).await?,
             rest: on(ports.rest).await?,
@@ -215,6 +223,17 @@ async fn start_node(
         listener: listeners.files,
     };
     let files = FileSync::start(file_options, &consensus, substrate)?;
+    let facts_source = Arc::clone(&reporter);
+    let gossip_options = GossipOptions {
+        identity: identity.clone(),
+        socket: listeners.datagrams,
+        listener: listeners.gossip,
+        facts: Arc::new(move || Facts {
+            load: links::load(),
+            faults: facts_source.get().map_or(0, Reporter::faults),
+        }),
+    };
+    let gossip = Gossip::start(gossip_options, &consensus, substrate)?;
     let hold = database.holds(services);
     let store = Store::open(&StoreOptions {
         host: config.node.address.to_string(),
@@ -234,7 +253,7 @@ async fn start_node(
     let messages = Messages::start(config, &identity, &consensus, &store, &schema, substrate, services);
     let executor = start_executor(config, program, &store, &files, &consensus, &messages, services)?;
     let reporting = Reporter::start(
-        config, &identity, &consensus, &database, &files, &messages, &executor, schema, &store, services,
+        config, &identity, &consensus, &database, &files, &gossip, &messages, &executor, schema, &store, services,
     );
     // It is set once, here.
     let _first = reporter.set(reporting);

@@ -9,6 +9,8 @@ use conclave_consensus::Consensus;
 use conclave_consul_api::{NodeReport, Part};
 use conclave_executor::Executor;
 use conclave_filesync::FileSync;
+use conclave_gossip::Gossip;
+use conclave_gossip::detector::PeerView;
 use conclave_net::{Credentials, NodeIdentity};
 use conclave_postgres::Database;
 use conclave_runtime::{Tasks, clock};
@@ -16,6 +18,7 @@ use conclave_store::Store;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::links;
 use crate::messages::Messages;
 
 /// How often the record is asked whether it answers.
@@ -28,6 +31,7 @@ pub(crate) struct Reporter {
     consensus: Consensus,
     database: Database,
     files: FileSync,
+    gossip: Gossip,
     messages: Messages,
     executor: Executor,
     schema: watch::Receiver<bool>,
@@ -47,6 +51,7 @@ impl Reporter {
         consensus: &Consensus,
         database: &Database,
         files: &FileSync,
+        gossip: &Gossip,
         messages: &Messages,
         executor: &Executor,
         schema: watch::Receiver<bool>,
@@ -71,6 +76,7 @@ impl Reporter {
             consensus: consensus.clone(),
             database: database.clone(),
             files: files.clone(),
+            gossip: gossip.clone(),
             messages: messages.clone(),
             executor: executor.clone(),
             schema,
@@ -79,11 +85,18 @@ impl Reporter {
         }
     }
 
-    pub(crate) fn report(&self) -> Value {
-        let parts = BTreeMap::from([
+    /// How many parts are not healthy.
+    pub(crate) fn faults(&self) -> u64 {
+        let unwell = self.parts().into_values().filter(|part| !part.healthy);
+        u64::try_from(unwell.count()).unwrap_or(u64::MAX)
+    }
+
+    fn parts(&self) -> BTreeMap<String, Part> {
+        BTreeMap::from([
             ("raft".to_owned(), self.raft()),
             ("postgres".to_owned(), self.postgres()),
             ("files".to_owned(), self.file_tree()),
+            ("links".to_owned(), self.links()),
             ("broker".to_owned(), self.broker()),
             ("store".to_owned(), self.store()),
             ("certificate".to_owned(), self.certificate()),
@@ -91,7 +104,11 @@ impl Reporter {
                 "executor".to_owned(),
                 self.part("executor", None, json!({"running": self.executor.running()})),
             ),
-        ]);
+        ])
+    }
+
+    pub(crate) fn report(&self) -> Value {
+        let parts = self.parts();
         let report = NodeReport {
             node: self.consensus.me(),
             name: self.name.clone(),
@@ -157,6 +174,18 @@ impl Reporter {
             None => None,
         };
         self.part("files", cause, serde_json::to_value(&status).unwrap_or(Value::Null))
+    }
+
+    fn links(&self) -> Part {
+        let view = self.gossip.view();
+        let state = self.consensus.state().borrow().clone();
+        let name = |id| {
+            let node = state.nodes().get(&id);
+            node.map_or_else(|| format!("node {id}"), |node| node.name.clone())
+        };
+        let cause = links::cause(&view, name);
+        let details: BTreeMap<String, &PeerView> = view.iter().map(|(id, peer)| (name(*id), peer)).collect();
+        self.part("links", cause, serde_json::to_value(details).unwrap_or(Value::Null))
     }
 
     /// It is renewed long before it expires; that it is overdue by half of what was left then means that this fails.

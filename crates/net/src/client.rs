@@ -115,6 +115,9 @@ async fn connect(connector: &TlsConnector, server_name: &str, address: &str) -> 
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => Err(NetError::Refused {
+            peer: format!("{server_name} at {address}"),
+        }),
         Ok(Err(error)) => Err(failed(error.to_string())),
         Err(_) => Err(failed(format!(
             "no connection within {} ms",

@@ -34,6 +34,12 @@ pub enum NetError {
         /// Why it failed.
         reason: String,
     },
+    /// The machine of a peer is there and says that nobody listens.
+    #[error("{peer}: connection refused: no process listens there")]
+    Refused {
+        /// Who was called.
+        peer: String,
+    },
     /// A port cannot be listened on.
     #[error("listen on {address}: {source}")]
     Listen {

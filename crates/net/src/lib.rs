@@ -23,5 +23,5 @@ pub use error::NetError;
 pub use identity::{NodeIdentity, PeerIdentity, new_key_and_request};
 pub use join_token::{JoinSecret, sha256_hex};
 pub use key::ClusterKey;
-pub use server::{accept_peers, bind, serve};
+pub use server::{AcceptedStream, accept_peers, bind, serve};
 pub use tls::{ServerTls, install_crypto_provider};

@@ -23,6 +23,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/2 pings to clients, so that a vanished one does not hold its streams.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// A connection that a peer opened, both sides proven.
+pub type AcceptedStream = TlsStream<TcpStream>;
+
 /// Listens. Ports are bound before anything else starts, so that a port in use is the first thing a user hears of.
 ///
 /// # Errors

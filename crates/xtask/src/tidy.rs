@@ -30,6 +30,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("operations", 4),
     ("postgres", 5),
     ("filesync", 5),
+    ("gossip", 5),
     ("auth", 5),
     ("messaging", 5),
     ("testkit", 6),
@@ -43,7 +44,15 @@ const LEVELS: &[(&str, u8)] = &[
 /// Programs and tests may use everything.
 const TOP: &[&str] = &["cli", "chaos-tests", "xtask"];
 /// The substrate knows nothing of blueprints.
-const SUBSTRATE: &[&str] = &["catalog", "wal", "consensus", "filesync", "postgres", "consul-api"];
+const SUBSTRATE: &[&str] = &[
+    "catalog",
+    "wal",
+    "consensus",
+    "filesync",
+    "gossip",
+    "postgres",
+    "consul-api",
+];
 const ABOVE_SUBSTRATE: &[&str] = &[
     "blueprint",
     "workflow",
