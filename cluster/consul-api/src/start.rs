@@ -68,7 +68,7 @@ impl ConsulApi {
                 patience: patience.clone(),
             },
             patience,
-            access: Access::new(&options.identity),
+            access: Access::new(&options.identity.cluster_id, &options.identity.cluster_key),
             metrics: Arc::new(Metrics::default()),
             session_ttl_min: options.session_ttl_min,
             shutdown,

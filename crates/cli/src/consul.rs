@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
 use conclave_catalog::Command;
-use conclave_consensus::AdminClient;
 use serde_json::json;
 
 use crate::cluster::{Node, identity};
@@ -43,8 +42,7 @@ pub(crate) async fn run(command: ConsulCommand) -> Result<ExitCode> {
 }
 
 async fn set_acl(node: &Node, mode: AclMode) -> Result<()> {
-    let config = node.load()?;
-    let admin = AdminClient::new(identity(&config)?, &config.node.address.to_string(), config.ports.peer)?;
+    let (_, admin) = node.connect()?;
     let value = match mode {
         AclMode::Enabled => "enabled",
         AclMode::Disabled => "disabled",

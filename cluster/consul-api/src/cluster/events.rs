@@ -111,7 +111,8 @@ fn of_database(state: &ClusterState, old: &DatabaseState, new: &DatabaseState) -
     {
         let what = match (&change.kind, &change.candidate) {
             (ChangeKind::Failover, None) => "another primary is looked for".to_owned(),
-            (ChangeKind::Failover, Some(candidate)) => {
+            (ChangeKind::Switchover(to), None) => format!("{} is to take over as primary", name(state, *to)),
+            (ChangeKind::Failover | ChangeKind::Switchover(_), Some(candidate)) => {
                 format!("{} was chosen as the next primary", name(state, candidate.node))
             }
             (ChangeKind::Cohort(cohort), _) => format!("the cohort is to be of {} nodes", cohort.len()),

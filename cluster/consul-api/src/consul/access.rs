@@ -5,7 +5,7 @@
 //! nothing stores it. A connection that proved to be a node of this cluster needs none.
 
 use conclave_catalog::{ClusterState, NodeId};
-use conclave_net::{NodeIdentity, PeerIdentity, sha256_hex};
+use conclave_net::{ClusterKey, NodeIdentity, PeerIdentity, sha256_hex};
 use serde_json::Value;
 
 use super::error::ApiError;
@@ -18,7 +18,11 @@ const ANONYMOUS: &str = "anonymous";
 
 /// The token that opens the Consul API of the identity's cluster.
 pub fn token(identity: &NodeIdentity) -> String {
-    let secret = identity.cluster_key.derive("consul-api/management");
+    token_from(&identity.cluster_key)
+}
+
+fn token_from(key: &ClusterKey) -> String {
+    let secret = key.derive("consul-api/management");
     // In the form of a UUID, as Consul's own tokens are; 122 bits of it are secret.
     let bytes: Vec<u8> = (0..16)
         .filter_map(|place| u8::from_str_radix(secret.get(2 * place..2 * place + 2)?, 16).ok())
@@ -48,10 +52,10 @@ pub(super) enum Need {
 }
 
 impl Access {
-    pub(crate) fn new(identity: &NodeIdentity) -> Self {
-        let token = token(identity);
+    pub(crate) fn new(cluster_id: &str, key: &ClusterKey) -> Self {
+        let token = token_from(key);
         Self {
-            cluster_id: identity.cluster_id.clone(),
+            cluster_id: cluster_id.to_owned(),
             token_hash: sha256_hex(token.as_bytes()),
             token,
         }
@@ -90,20 +94,10 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
-    use conclave_net::ClusterKey;
-
     use super::*;
 
     fn access() -> Access {
-        Access::new(&NodeIdentity {
-            cluster_id: "c".into(),
-            node_id: 1,
-            name: "n".into(),
-            ca_certificate_pem: String::new(),
-            certificate_pem: String::new(),
-            key_pem: String::new(),
-            cluster_key: ClusterKey::from_bytes(&[7; 32]).expect("32 bytes"),
-        })
+        Access::new("c", &ClusterKey::from_bytes(&[7; 32]).expect("32 bytes"))
     }
 
     #[test]
