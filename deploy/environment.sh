@@ -51,3 +51,8 @@ need_python() {
 need_cfy() {
     need_python cloudify-7.0.5 cloudify==7.0.5 cloudify-common==7.0.5 'click<8.2' 'setuptools<81'
 }
+
+# Clients of the Consul API: py-consul, and Patroni, which brings its driver of PostgreSQL.
+need_consul_clients() {
+    need_python consul-clients py-consul==1.8.0 'patroni[consul,psycopg3]==4.1.5'
+}
