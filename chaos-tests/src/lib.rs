@@ -3,6 +3,7 @@
 //! The tests in `tests/` kill nodes and look at what clients see. They go through the programs and the public APIs alone.
 
 mod consul;
+pub mod patroni;
 mod python;
 
 use std::collections::BTreeMap;
