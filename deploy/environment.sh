@@ -52,7 +52,7 @@ need_cfy() {
     need_python cloudify-7.0.5 cloudify==7.0.5 cloudify-common==7.0.5 'click<8.2' 'setuptools<81'
 }
 
-# Clients of the Consul API: py-consul, and Patroni, which brings its driver of PostgreSQL.
+# Clients of the Consul API: py-consul, and Patroni, which brings its driver of PostgreSQL; and Prometheus' own parser.
 need_consul_clients() {
-    need_python consul-clients py-consul==1.8.0 'patroni[consul,psycopg3]==4.1.5'
+    need_python consul-clients py-consul==1.8.0 'patroni[consul,psycopg3]==4.1.5' prometheus-client==0.26.0
 }

@@ -58,7 +58,31 @@ impl ConsulClient {
     /// # Errors
     /// What it said until then.
     pub async fn listen(&self, path: &str, wanted: &[&str], limit: Duration) -> Result<String, String> {
-        let opened = self.https.open(self.request(path), TIMEOUT).await;
+        self.read(self.request(path), wanted, limit).await
+    }
+
+    /// The same for a reader of events that has seen those up to `seen`.
+    ///
+    /// # Errors
+    /// What it said until then.
+    ///
+    /// # Panics
+    /// When `seen` is no header's value.
+    pub async fn listen_after(
+        &self,
+        path: &str,
+        seen: &str,
+        wanted: &[&str],
+        limit: Duration,
+    ) -> Result<String, String> {
+        let mut request = self.request(path);
+        let seen = seen.parse().expect("a number");
+        request.headers_mut().insert("last-event-id", seen);
+        self.read(request, wanted, limit).await
+    }
+
+    async fn read(&self, request: Request<Full<Bytes>>, wanted: &[&str], limit: Duration) -> Result<String, String> {
+        let opened = self.https.open(request, TIMEOUT).await;
         let mut body = opened.map_err(|error| error.to_string())?.into_body();
         let mut said = String::new();
         let reading = async {
