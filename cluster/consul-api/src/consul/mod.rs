@@ -45,7 +45,7 @@ use error::ApiError;
 
 use crate::barrier::Barrier;
 use crate::keeper::Renewing;
-use crate::metrics::Metrics;
+use crate::metrics::{Kind, Metrics};
 use crate::patience::Patience;
 use crate::watch::Hub;
 
@@ -114,8 +114,9 @@ impl Api {
             None => WRITE_LIMIT,
             Some(_) => self.patience.deadline().saturating_duration_since(begun),
         };
+        let kind = Kind::of(&command);
         let outcome = self.consensus.propose_within(command, limit).await;
-        self.metrics.proposal(begun.elapsed(), outcome.is_ok());
+        self.metrics.proposal(kind, begun.elapsed(), outcome.is_ok());
         outcome.map_err(|error| match error {
             ConsensusError::Refused(Refusal::Directory(refusal)) => ApiError::Refused(refusal),
             ConsensusError::Refused(refusal) => ApiError::Failed(refusal.to_string()),

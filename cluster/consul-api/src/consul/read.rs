@@ -91,6 +91,7 @@ impl Api {
     ) -> Result<Answer, ApiError> {
         let consistency = consistency(call)?;
         let wait = Wait::of(call)?;
+        self.metrics.query();
         if consistency != Consistency::Stale {
             self.barrier.pass().await?;
         }

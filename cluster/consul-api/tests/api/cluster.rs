@@ -159,13 +159,17 @@ async fn events_and_metrics_tell_what_happens() {
         client.get("/v1/agent/metrics").await.json()["Gauges"][0]["Labels"],
         json!({})
     );
-    assert!(
-        client
-            .get("/v1/agent/metrics?format=prometheus")
-            .await
-            .text()
-            .contains("consul_raft_state_leader 1")
-    );
+    client.put("/v1/kv/counted", "1").await;
+    let page = client.get("/v1/agent/metrics?format=prometheus").await.text();
+    for line in [
+        "consul_raft_state_leader 1",
+        "consul_raft_commitTime_count 1",
+        "consul_kvs_apply_count 1",
+        "consul_txn_apply_count 0",
+        "consul_session_apply_count 0",
+    ] {
+        assert!(page.lines().any(|own| own == line), "{line} is not in\n{page}");
+    }
     assert_eq!(
         (
             client.get("/health/live").await.status,

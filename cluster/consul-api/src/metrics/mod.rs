@@ -2,13 +2,18 @@
 //!
 //! Counters are atomics; gauges are read from Raft, the state and the node's report when somebody asks.
 
-use std::fmt::Write;
+mod consul;
+mod page;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use conclave_catalog::Command;
+use conclave_catalog::directory::DirectoryCommand;
 use conclave_consensus::{Consensus, Role};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use self::page::{Page, label};
 use crate::{NodeReport, Part};
 
 /// Upper bounds of the histogram's buckets, in milliseconds.
@@ -18,16 +23,52 @@ const BUCKETS_MS: [u64; 12] = [1, 2, 3, 5, 10, 15, 25, 50, 100, 250, 1000, 5000]
 #[derive(Default)]
 pub(crate) struct Metrics {
     requests: AtomicU64,
-    proposals: AtomicU64,
+    queries: AtomicU64,
     failures: AtomicU64,
-    nanos: AtomicU64,
     buckets: [AtomicU64; BUCKETS_MS.len()],
+    all: Spent,
+    keys: Spent,
+    transactions: Spent,
+    sessions: Spent,
 }
 
-/// Figures under Consul's names.
-struct ConsulFigures {
-    gauges: Vec<(&'static str, f64)>,
-    counters: Vec<(&'static str, u64)>,
+/// How many writes there were, and how long they took.
+#[derive(Default)]
+struct Spent {
+    count: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Spent {
+    fn add(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    fn seconds(&self) -> f64 {
+        load(&self.nanos) as f64 / 1e9
+    }
+}
+
+/// What a write is about, where dashboards tell writes apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Key,
+    Transaction,
+    Session,
+    Other,
+}
+
+impl Kind {
+    pub(crate) fn of(command: &Command) -> Self {
+        match command {
+            Command::Directory(DirectoryCommand::Kv(_)) => Self::Key,
+            Command::Directory(DirectoryCommand::Txn(_)) => Self::Transaction,
+            Command::Directory(DirectoryCommand::CreateSession(_) | DirectoryCommand::EndSessions(_)) => Self::Session,
+            _ => Self::Other,
+        }
+    }
 }
 
 fn load(counter: &AtomicU64) -> u64 {
@@ -39,14 +80,22 @@ impl Metrics {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn query(&self) {
+        self.queries.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A write took so long from here to its answer.
-    pub(crate) fn proposal(&self, took: Duration, succeeded: bool) {
-        self.proposals.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn proposal(&self, kind: Kind, took: Duration, succeeded: bool) {
+        self.all.add(took);
+        match kind {
+            Kind::Key => self.keys.add(took),
+            Kind::Transaction => self.transactions.add(took),
+            Kind::Session => self.sessions.add(took),
+            Kind::Other => {}
+        }
         if !succeeded {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.nanos.fetch_add(nanos, Ordering::Relaxed);
         let fitting = BUCKETS_MS
             .iter()
             .position(|bound| took <= Duration::from_millis(*bound));
@@ -99,123 +148,10 @@ impl Metrics {
             let bound = *bound as f64 / 1000.0;
             page.line(&format!("{name}_bucket"), &format!("le=\"{bound}\""), sum);
         }
-        page.line(&format!("{name}_bucket"), "le=\"+Inf\"", load(&self.proposals));
-        page.line(&format!("{name}_sum"), "", load(&self.nanos) as f64 / 1e9);
-        page.line(&format!("{name}_count"), "", load(&self.proposals));
+        page.line(&format!("{name}_bucket"), "le=\"+Inf\"", load(&self.all.count));
+        page.line(&format!("{name}_sum"), "", self.all.seconds());
+        page.line(&format!("{name}_count"), "", load(&self.all.count));
     }
-
-    /// The figures that Consul's dashboards know, under their names (spec/consul-api.md, section 6).
-    fn consul(&self, consensus: &Consensus, sessions: usize) -> ConsulFigures {
-        let (facts, state) = (consensus.facts(), consensus.state());
-        let nodes = state.borrow().nodes().clone();
-        let alive = nodes.values().filter(|node| node.alive).count();
-        let voters = facts.members.values().filter(|member| member.voter).count();
-        let tolerated = alive.min(voters).saturating_sub(voters / 2 + 1);
-        let flag = |on: bool| f64::from(u8::from(on));
-        let silences = facts.members.values().filter_map(|member| member.silence);
-        let silence = silences.max().unwrap_or_default().as_secs_f64() * 1000.0;
-        let gauges = vec![
-            ("consul_raft_leader_lastContact", silence),
-            (
-                "consul_raft_commitIndex",
-                facts.committed.max(facts.applied).unwrap_or(0) as f64,
-            ),
-            ("consul_raft_appliedIndex", facts.applied.unwrap_or(0) as f64),
-            ("consul_session_ttl_active", sessions as f64),
-            ("consul_autopilot_healthy", flag(alive == nodes.len())),
-            ("consul_autopilot_failure_tolerance", tolerated as f64),
-            ("consul_raft_state_leader", flag(facts.role == Role::Leader)),
-            ("consul_raft_state_candidate", flag(facts.role == Role::Candidate)),
-            ("consul_runtime_alloc_bytes", resident_bytes().unwrap_or(0) as f64),
-            ("consul_server_isLeader", flag(facts.role == Role::Leader)),
-        ];
-        let counters = vec![
-            ("consul_raft_apply", load(&self.proposals)),
-            ("consul_client_rpc", load(&self.requests)),
-            ("consul_rpc_request", load(&self.requests)),
-        ];
-        ConsulFigures { gauges, counters }
-    }
-
-    pub(crate) fn consul_text(&self, consensus: &Consensus, sessions: usize) -> String {
-        let ConsulFigures { gauges, counters } = self.consul(consensus, sessions);
-        let mut page = Page::default();
-        for (name, value) in gauges {
-            page.kind(name, "gauge", name);
-            page.line(name, "", value);
-        }
-        for (name, value) in counters {
-            page.kind(name, "counter", name);
-            page.line(name, "", value);
-        }
-        let name = "consul_kvs_apply";
-        page.kind(name, "summary", name);
-        page.line(&format!("{name}_sum"), "", load(&self.nanos) as f64 / 1e6);
-        page.line(&format!("{name}_count"), "", load(&self.proposals));
-        self.counters(&mut page);
-        process(&mut page);
-        page.text
-    }
-
-    pub(crate) fn consul_json(&self, consensus: &Consensus, sessions: usize) -> Value {
-        let ConsulFigures { gauges, counters } = self.consul(consensus, sessions);
-        // Consul's names have dots here.
-        let dotted = |name: &str| name.replace('_', ".");
-        let gauges: Vec<_> = gauges
-            .iter()
-            .map(|(name, value)| json!({"Name": dotted(name), "Value": value, "Labels": {}}))
-            .collect();
-        let counters: Vec<_> = counters
-            .iter()
-            .map(|(name, count)| {
-                json!({
-                    "Name": dotted(name), "Count": count, "Rate": 0, "Sum": count, "Min": 1, "Max": 1, "Mean": 1,
-                    "Stddev": 0, "Labels": {},
-                })
-            })
-            .collect();
-        let (count, millis) = (load(&self.proposals), load(&self.nanos) as f64 / 1e6);
-        let mean = if count > 0 { millis / count as f64 } else { 0.0 };
-        let samples = json!([{
-            "Name": "consul.kvs.apply", "Count": count, "Rate": 0, "Sum": millis, "Min": 0, "Max": mean, "Mean": mean,
-            "Stddev": 0, "Labels": {},
-        }]);
-        let now = conclave_runtime::clock::now()
-            .strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
-            .to_string();
-        json!({"Timestamp": now, "Gauges": gauges, "Points": [], "Counters": counters, "Samples": samples})
-    }
-}
-
-/// A page in Prometheus' text format, version 0.0.4.
-#[derive(Default)]
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn kind(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a text does not fail.
-        let _infallible = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
-        let _infallible = if labels.is_empty() {
-            writeln!(self.text, "{name} {value}")
-        } else {
-            writeln!(self.text, "{name}{{{labels}}} {value}")
-        };
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
-        self.kind(name, "gauge", help);
-        self.line(name, "", value);
-    }
-}
-
-fn label(name: &str, value: &str) -> String {
-    let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    format!("{name}=\"{escaped}\"")
 }
 
 fn raft(page: &mut Page, consensus: &Consensus) {
@@ -430,7 +366,7 @@ mod tests {
     fn the_histogram_counts_each_write_once() {
         let metrics = Metrics::default();
         for millis in [0, 2, 4, 80, 9000] {
-            metrics.proposal(Duration::from_millis(millis), millis < 1000);
+            metrics.proposal(Kind::Key, Duration::from_millis(millis), millis < 1000);
         }
         let mut page = Page::default();
         metrics.counters(&mut page);
