@@ -58,3 +58,8 @@ need_cargo_fuzz() {
     export PATH="$cache/tools/bin:$PATH"
     command -v cargo-fuzz >/dev/null 2>&1 || cargo install --quiet --root "$cache/tools" cargo-fuzz
 }
+
+# Clients of the Consul API: py-consul, and Patroni, which brings its driver of PostgreSQL; and Prometheus' own parser.
+need_consul_clients() {
+    need_python consul-clients py-consul==1.8.0 'patroni[consul,psycopg3]==4.1.5' prometheus-client==0.26.0
+}

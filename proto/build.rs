@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = [
         "consensus.proto",
         "database.proto",
+        "directory.proto",
         "files.proto",
         "gossip.proto",
         "operator.proto",

@@ -2,13 +2,21 @@
 //!
 //! The tests in `tests/` kill nodes and look at what clients see. They go through the programs and the public APIs alone.
 
+mod consul;
+pub mod patroni;
+mod python;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use conclave_localcluster::{LocalCluster, Progress, RestClient, Spec};
 use serde_json::{Value, json};
+
+pub use consul::ConsulClient;
+pub use python::python_program;
 
 /// Where `cargo` has put the programs of this build: beside the test programs' folder.
 ///
@@ -152,6 +160,49 @@ impl TestCluster {
     #[must_use]
     pub fn client(&self, number: u8) -> RestClient {
         self.cluster.client(number).expect("the CA of the cluster is there")
+    }
+
+    /// `conclave ARGUMENTS --json` on a node: what it printed, or what it complained of.
+    ///
+    /// # Errors
+    /// What it wrote to standard error, when it failed.
+    ///
+    /// # Panics
+    /// When the program cannot be started, or prints no JSON.
+    pub fn conclave(&self, number: u8, arguments: &[&str]) -> Result<Value, String> {
+        let output = Command::new(program())
+            .args(arguments)
+            .arg("--json")
+            .arg("--config")
+            .arg(self.cluster.layout().node(number).config_file())
+            .output()
+            .expect("the program starts");
+        if output.status.success() {
+            return Ok(serde_json::from_slice(&output.stdout).expect("JSON is printed"));
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// The token that opens the Consul API.
+    ///
+    /// # Panics
+    /// When it cannot be had.
+    #[must_use]
+    pub fn consul_token(&self) -> String {
+        let shown = self
+            .conclave(1, &["consul", "token"])
+            .unwrap_or_else(|error| self.fail(&error));
+        shown["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// A client of a node's Consul API.
+    ///
+    /// # Panics
+    /// When the cluster's CA cannot be read.
+    #[must_use]
+    pub fn consul(&self, number: u8) -> ConsulClient {
+        let address = self.cluster.node(number).status;
+        ConsulClient::new(&address, &self.cluster.ca_file(), &self.consul_token())
     }
 
     /// The number of the node that a status field names, as node `asked` sees it: `leader`, or the database's primary.

@@ -5,24 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use conclave_chaos_tests::TestCluster;
-
-/// The `cfy` of a virtual environment that `deploy/test` makes.
-fn cfy_program() -> PathBuf {
-    let path = std::env::var_os("CONCLAVE_CFY").map_or_else(default_cfy, PathBuf::from);
-    assert!(
-        path.exists(),
-        "{} is not there: `deploy/test` makes it, or set CONCLAVE_CFY to the `cfy` of cloudify 7.0.5",
-        path.display()
-    );
-    path
-}
-
-fn default_cfy() -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-    cache.join("conclave/cloudify-7.0.5/bin/cfy")
-}
+use conclave_chaos_tests::{TestCluster, python_program};
 
 /// One user of the command line.
 struct Cfy {
@@ -66,7 +49,7 @@ impl Cfy {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cfy_works_against_every_node() {
-    let program = cfy_program();
+    let program = python_program("cloudify-7.0.5", "cfy");
     let test = TestCluster::three().await;
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/hello-world/blueprint.yaml");
     let users = (1..=3).map(|number| {

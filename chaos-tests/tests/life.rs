@@ -2,32 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use conclave_chaos_tests::{TestCluster, call, program, wait_for};
+use conclave_chaos_tests::{TestCluster, call, wait_for};
 use conclave_localcluster::RestClient;
 use conclave_runtime::Tasks;
 use serde_json::Value;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// `conclave cluster ARGUMENTS --json` on a node: what it printed, or what it complained of.
 fn cluster(test: &TestCluster, number: u8, arguments: &[&str]) -> Result<Value, String> {
-    let output = Command::new(program())
-        .arg("cluster")
-        .args(arguments)
-        .arg("--json")
-        .arg("--config")
-        .arg(test.cluster.layout().node(number).config_file())
-        .output()
-        .unwrap();
-    if output.status.success() {
-        return Ok(serde_json::from_slice(&output.stdout).unwrap());
-    }
-    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    let arguments: Vec<&str> = std::iter::once("cluster").chain(arguments.iter().copied()).collect();
+    test.conclave(number, &arguments)
 }
 
 /// What a client saw that wrote all the time.

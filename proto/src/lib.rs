@@ -13,6 +13,11 @@ pub mod database {
     tonic::include_proto!("conclave.database.v1");
 }
 
+/// What the leader keeps count of for the directory, port 8300.
+pub mod directory {
+    tonic::include_proto!("conclave.directory.v1");
+}
+
 /// Transfer of file contents, port 22000.
 pub mod files {
     tonic::include_proto!("conclave.files.v1");

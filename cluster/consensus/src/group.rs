@@ -61,9 +61,14 @@ impl LastHeard {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    fn is_recent(&self) -> bool {
+    /// How long ago; `None` when it never did.
+    pub(crate) fn elapsed(&self) -> Option<Duration> {
         let heard = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.is_some_and(|heard| heard.elapsed() < QUORUM_SILENCE)
+        heard.map(|heard| heard.elapsed())
+    }
+
+    fn is_recent(&self) -> bool {
+        self.elapsed().is_some_and(|silence| silence < QUORUM_SILENCE)
     }
 }
 
@@ -95,6 +100,7 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
         leadership,
         channels,
         report: Arc::clone(&options.report),
+        heard: heard.clone(),
     };
     let shutdown = tasks.shutdown();
     tasks.spawn(

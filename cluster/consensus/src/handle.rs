@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::ConsensusError;
-use crate::group::ReportSource;
+use crate::group::{LastHeard, ReportSource};
 use crate::network::{Channels, Lane, MESSAGE_BYTES_MAX};
 use crate::server::{CALL_TIMEOUT, Forward, Forwarded};
 use crate::types::{Raft, decode, encode};
@@ -49,6 +49,7 @@ pub struct Consensus {
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) channels: Channels,
     pub(crate) report: ReportSource,
+    pub(crate) heard: LastHeard,
 }
 
 impl Consensus {
@@ -59,17 +60,36 @@ impl Consensus {
     /// # Errors
     /// [`ConsensusError::Refused`] when the state machine refused; [`ConsensusError::Unavailable`] without a leader.
     pub async fn propose(&self, command: Command) -> Result<Response, ConsensusError> {
+        self.propose_within(command, PROPOSE_DEADLINE).await
+    }
+
+    /// The same with another deadline, for callers whose own clients wait less.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn propose_within(&self, command: Command, limit: Duration) -> Result<Response, ConsensusError> {
         let request = RequestId(uuid::Uuid::now_v7());
-        self.propose_request(Proposal::new(request, clock::now(), command))
+        self.try_until(Proposal::new(request, clock::now(), command), limit)
             .await
     }
 
     pub(crate) async fn propose_request(&self, proposal: Proposal) -> Result<Response, ConsensusError> {
-        let end = Instant::now() + PROPOSE_DEADLINE;
+        self.try_until(proposal, PROPOSE_DEADLINE).await
+    }
+
+    async fn try_until(&self, proposal: Proposal, limit: Duration) -> Result<Response, ConsensusError> {
+        let end = Instant::now() + limit;
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
         let mut last = "no leader is known".to_owned();
         while Instant::now() < end {
-            match self.try_propose(&proposal).await {
+            // A leader that hangs answers nothing. Once it is known to lead no longer, the next one is asked; the request
+            // id keeps the change from being made twice.
+            let outcome = tokio::select! {
+                outcome = tokio::time::timeout_at(end, self.try_propose(&proposal)) => outcome
+                    .unwrap_or_else(|_| Forwarded::Failed(format!("not committed within {} ms", limit.as_millis()))),
+                () = self.leader_replaced() => Forwarded::Failed("the leader was replaced meanwhile".into()),
+            };
+            match outcome {
                 Forwarded::Applied(Response::Refused(refusal)) => return Err(refusal.into()),
                 Forwarded::Applied(response) => return Ok(response),
                 Forwarded::NotLeader => {}
@@ -82,6 +102,16 @@ impl Consensus {
             let _changed_or_waited = tokio::time::timeout(wait, leadership.changed()).await;
         }
         Err(ConsensusError::Unavailable(last))
+    }
+
+    /// Resolves when another node leads than now, or none.
+    async fn leader_replaced(&self) {
+        let mut leadership = self.leadership.clone();
+        let before = leadership.borrow_and_update().leader;
+        if leadership.wait_for(|now| now.leader != before).await.is_err() {
+            // Raft has stopped; whoever waits for more than this has a deadline.
+            std::future::pending::<()>().await;
+        }
     }
 
     async fn try_propose(&self, proposal: &Proposal) -> Forwarded {

@@ -9,6 +9,7 @@
 
 mod certificates;
 mod error;
+mod facts;
 mod founding;
 mod group;
 mod handle;
@@ -21,6 +22,7 @@ mod state_machine;
 mod types;
 
 pub use error::ConsensusError;
+pub use facts::{MemberFacts, RaftFacts, Role};
 pub use founding::{FoundOptions, Founded, JoinOptions, found, identity_dir, join};
 pub use group::{Profile, ReportSource, StartOptions, start};
 pub use handle::{AdminClient, Consensus, Leadership};

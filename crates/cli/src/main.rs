@@ -4,6 +4,7 @@
 
 mod blueprint;
 mod cluster;
+mod consul;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +34,9 @@ enum Command {
     /// Found, join and look at a cluster.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// The Consul-compatible API of the cluster.
+    #[command(subcommand)]
+    Consul(consul::ConsulCommand),
     /// Check blueprints without a manager.
     #[command(subcommand)]
     Blueprint(blueprint::BlueprintCommand),
@@ -68,6 +72,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Cluster(command) => {
             conclave_net::install_crypto_provider();
             runtime()?.block_on(cluster::run(command))
+        }
+        Command::Consul(command) => {
+            conclave_net::install_crypto_provider();
+            runtime()?.block_on(consul::run(command))
         }
     }
 }

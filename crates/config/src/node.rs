@@ -21,6 +21,9 @@ pub struct NodeConfig {
     /// How fast the loss of the leader is noticed.
     #[serde(default)]
     pub election: Election,
+    /// The Consul-compatible API.
+    #[serde(default)]
+    pub consul: ConsulSection,
     /// How workflows run.
     #[serde(default)]
     pub workflows: Workflows,
@@ -122,6 +125,27 @@ pub enum Election {
     Lan,
     /// Heartbeat 100 ms, election 300–600 ms: for busy machines and slow disks.
     Cautious,
+}
+
+/// The Consul-compatible API on the status port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsulSection {
+    /// Sessions with a shorter time to live are refused, in seconds. Consul's own minimum is 10.
+    pub session_ttl_min: u64,
+}
+
+impl Default for ConsulSection {
+    fn default() -> Self {
+        Self { session_ttl_min: 10 }
+    }
+}
+
+impl ConsulSection {
+    /// The shortest time to live.
+    pub fn session_ttl_min(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.session_ttl_min)
+    }
 }
 
 /// How workflows run.

@@ -19,6 +19,7 @@ use conclave_auth::Authenticator;
 use conclave_catalog::NodePorts;
 use conclave_config::{Election, NodeConfig, StatusContract};
 use conclave_consensus::{Consensus, Profile, StartOptions, identity_dir};
+use conclave_consul_api::{ConsulApi, ConsulApiOptions};
 use conclave_executor::{Executor, ExecutorOptions};
 use conclave_filesync::{FileSync, FileSyncOptions};
 use conclave_gossip::detector::Facts;
@@ -209,13 +210,18 @@ async fn start_node(
         relay: listeners.relay,
     };
     let (database, database_routes) = Database::start(database_options, &consensus, substrate)?;
+    let consul_options = ConsulApiOptions {
+        identity: identity.clone(),
+        session_ttl_min: config.consul.session_ttl_min(),
+    };
+    let (consul_api, directory_routes) = ConsulApi::start(consul_options, &consensus, services)?;
     let peer_tls = ServerTls::for_peers_and_joiners(&identity)?;
     serve(
         substrate,
         "peers",
         listeners.peer,
         peer_tls,
-        routes.merge(database_routes).into_router(),
+        routes.merge(database_routes).merge(directory_routes).into_router(),
     );
     let file_options = FileSyncOptions {
         data_dir: config.data_dir.clone(),
@@ -262,8 +268,8 @@ async fn start_node(
         services,
         "status",
         listeners.status,
-        user_tls.clone(),
-        conclave_consul_api::router(consensus.clone()),
+        ServerTls::for_users_and_peers(&identity)?,
+        consul_api.router(),
     );
     let work_dir = config.data_dir.join("uploads");
     std::fs::create_dir_all(&work_dir).with_context(|| format!("create {}", work_dir.display()))?;

@@ -176,6 +176,26 @@ impl HttpsClient {
         Ok(Self { inner })
     }
 
+    /// Sends a request and gives the answer's body as it comes: for streams that do not end.
+    ///
+    /// # Errors
+    /// When no answer began in time.
+    pub async fn open(
+        &self,
+        request: http::Request<Full<Bytes>>,
+        deadline: Duration,
+    ) -> Result<http::Response<hyper::body::Incoming>, NetError> {
+        let peer = request.uri().to_string();
+        let failed = |reason: String| NetError::Connect {
+            peer: peer.clone(),
+            reason,
+        };
+        tokio::time::timeout(deadline, self.inner.request(request))
+            .await
+            .map_err(|_| failed(format!("no answer within {} ms", deadline.as_millis())))?
+            .map_err(|error| failed(causes(&error)))
+    }
+
     /// Sends a request and reads the whole answer, within `deadline`.
     ///
     /// # Errors
@@ -210,7 +230,7 @@ impl HttpsClient {
 }
 
 /// An error with its causes: the outermost alone says "client error" and no more.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -13,6 +13,7 @@ mod error;
 mod identity;
 mod join_token;
 mod key;
+mod probe;
 mod server;
 mod tls;
 
@@ -23,5 +24,6 @@ pub use error::NetError;
 pub use identity::{NodeIdentity, PeerIdentity, new_key_and_request};
 pub use join_token::{JoinSecret, sha256_hex};
 pub use key::ClusterKey;
+pub use probe::{ProbeClient, ProbeTls};
 pub use server::{AcceptedStream, accept_peers, bind, serve};
 pub use tls::{ServerTls, install_crypto_provider};

@@ -48,6 +48,15 @@ impl ServerTls {
         Self::new(identity, ClientProof::No, &[b"h2", b"http/1.1"])
     }
 
+    /// For users, of whom some may prove to be nodes of the cluster: [`crate::PeerIdentity`] is among a request's
+    /// extensions if, and only if, the caller proved it.
+    ///
+    /// # Errors
+    /// When the identity's certificate or key cannot be used.
+    pub fn for_users_and_peers(identity: &NodeIdentity) -> Result<Self, NetError> {
+        Self::new(identity, ClientProof::Optional, &[b"h2", b"http/1.1"])
+    }
+
     /// For peers over gRPC, where a joining node comes without a certificate: [`crate::PeerIdentity`] is among a
     /// request's extensions if, and only if, the peer proved it.
     ///
@@ -101,6 +110,80 @@ pub(crate) fn user_client(ca_certificate_pem: &str) -> Result<ClientConfig, NetE
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots(ca_certificate_pem)?)
         .with_no_client_auth())
+}
+
+/// Where systems keep the authorities that they trust.
+const SYSTEM_BUNDLES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+
+/// A client for health checks of servers of all kinds.
+pub(crate) fn probe_client(ca_certificate_pem: &str) -> Result<ClientConfig, NetError> {
+    let mut roots = roots(ca_certificate_pem)?;
+    let bundles = SYSTEM_BUNDLES
+        .into_iter()
+        .filter_map(|file| CertificateDer::pem_file_iter(file).ok());
+    if let Some(bundle) = bundles.into_iter().next() {
+        roots.add_parsable_certificates(bundle.filter_map(Result::ok));
+    }
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+/// A client that takes any certificate: for health checks that ask for it, and nothing else.
+pub(crate) fn unverified_client() -> Result<ClientConfig, NetError> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate { provider: provider() }))
+        .with_no_client_auth())
+}
+
+/// Accepts every certificate, and still demands that its key signed the handshake.
+#[derive(Debug)]
+struct AnyCertificate {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// A client that knows nothing of the cluster but the fingerprint of its CA.

@@ -95,6 +95,11 @@ impl Tasks {
         TaskHandle { handle }
     }
 
+    /// Asks the tasks to end and does not wait for it.
+    pub fn request_stop(&self) {
+        self.inner.trigger.fire();
+    }
+
     /// Asks the tasks to end and waits for them until `deadline` has passed.
     pub async fn stop(&self, deadline: Duration) -> StopReport {
         self.inner.trigger.fire();

@@ -95,18 +95,18 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn load(&self) -> Result<NodeConfig> {
+    pub(crate) fn load(&self) -> Result<NodeConfig> {
         Ok(conclave_config::load(&self.config)?)
     }
 
     /// The configuration, and a client of the running node.
-    fn connect(&self) -> Result<(NodeConfig, AdminClient)> {
+    pub(crate) fn connect(&self) -> Result<(NodeConfig, AdminClient)> {
         let config = self.load()?;
         let admin = AdminClient::new(identity(&config)?, &config.node.address.to_string(), config.ports.peer)?;
         Ok((config, admin))
     }
 
-    fn answer(&self, value: &Value, text: &str) {
+    pub(crate) fn answer(&self, value: &Value, text: &str) {
         if self.json {
             println!("{value}");
         } else {
@@ -132,6 +132,6 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn identity(config: &NodeConfig) -> Result<NodeIdentity> {
+pub(crate) fn identity(config: &NodeConfig) -> Result<NodeIdentity> {
     Ok(NodeIdentity::load(&identity_dir(&config.data_dir))?)
 }

@@ -7,7 +7,7 @@ use conclave_catalog::{ClusterState, NodeRecord};
 use conclave_consensus::Consensus;
 use futures::future::join_all;
 
-use crate::{ClusterStatus, Health, LeaderStatus, NodeReport, NodeStatus};
+use super::{ClusterStatus, Health, LeaderStatus, NodeReport, NodeStatus};
 
 /// How long a node may take for its report. It answers from memory; whoever is slower has a problem worth showing.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(800);

@@ -4,7 +4,10 @@ use conclave_catalog::database::Rule;
 use conclave_catalog::{NodeId, NodePorts};
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeReport, Part};
+use super::{NodeReport, Part};
+
+/// What a cause is about that concerns no single node.
+const WHOLE: &str = "cluster";
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -152,6 +155,15 @@ fn cause(node: &str, part: &str, state: &Part) -> Option<Cause> {
 }
 
 impl ClusterStatus {
+    /// Says since when what concerns the cluster as a whole has been so, where nothing else says it.
+    pub(crate) fn date_own_causes(&mut self, since: jiff::Timestamp) {
+        let own = self
+            .causes
+            .iter_mut()
+            .filter(|cause| cause.what == WHOLE && cause.since.is_none());
+        own.for_each(|cause| cause.since = Some(since));
+    }
+
     /// Whether the cluster as a whole serves: it needs a leader, a majority and a primary.
     pub(crate) fn judge_whole(&mut self, has_primary: bool) {
         let mut own = Vec::new();
@@ -167,7 +179,7 @@ impl ClusterStatus {
         self.causes = own
             .iter()
             .map(|why| Cause {
-                what: "cluster".into(),
+                what: WHOLE.into(),
                 why: (*why).into(),
                 since: None,
             })

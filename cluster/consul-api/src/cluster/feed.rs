@@ -1,0 +1,134 @@
+//! `/v1/cluster/events`: events as they happen, as server-sent events.
+//!
+//! A reader that comes back with `Last-Event-ID` gets what it missed, as far as this node remembers it. A reader that is too
+//! slow is told how many events it lost and goes on with the newest.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use conclave_catalog::NodeId;
+use conclave_consensus::{Consensus, Leadership};
+use conclave_runtime::{Shutdown, clock};
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+
+use super::events::{ClusterEvent, Happened, between, of_leadership, of_voters};
+
+/// How many events a node remembers, and how many a slow reader may lag behind.
+const REMEMBERED: usize = 256;
+/// Voters are looked at so often: their change wakes nobody.
+const VOTERS_PERIOD: Duration = Duration::from_millis(500);
+/// A silent connection is kept open by a comment.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// What happened on this node's watch. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Feed {
+    remembered: Arc<Mutex<VecDeque<Arc<ClusterEvent>>>>,
+    sender: broadcast::Sender<Arc<ClusterEvent>>,
+    shutdown: Shutdown,
+}
+
+impl Feed {
+    pub(crate) fn new(shutdown: Shutdown) -> Self {
+        Self {
+            remembered: Arc::default(),
+            sender: broadcast::Sender::new(REMEMBERED),
+            shutdown,
+        }
+    }
+
+    fn tell(&self, happened: Happened) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = Arc::new(ClusterEvent {
+            number: remembered.back().map_or(1, |last| last.number + 1),
+            at: clock::now(),
+            kind: happened.kind,
+            subject: happened.subject,
+            text: happened.text,
+            details: happened.details,
+        });
+        remembered.push_back(Arc::clone(&event));
+        if remembered.len() > REMEMBERED {
+            remembered.pop_front();
+        }
+        // Under the lock, so that a new reader sees each event once; an error means that nobody reads.
+        let _nobody = self.sender.send(event);
+    }
+
+    /// Watches the cluster until the end.
+    pub(crate) async fn run(self, consensus: Consensus) {
+        let (mut state, mut leadership) = (consensus.state(), consensus.leadership());
+        let mut known = Arc::clone(&state.borrow_and_update());
+        // The first events say how things are: who leads, who votes.
+        let mut led = Leadership::default();
+        leadership.mark_changed();
+        let mut voters: Vec<NodeId> = Vec::new();
+        loop {
+            let woken = async {
+                tokio::select! {
+                    changed = state.changed() => changed.is_ok(),
+                    changed = leadership.changed() => changed.is_ok(),
+                    () = tokio::time::sleep(VOTERS_PERIOD) => true,
+                }
+            };
+            if self.shutdown.run_until(woken).await != Some(true) {
+                return;
+            }
+            let now = Arc::clone(&state.borrow_and_update());
+            let leads = leadership.borrow_and_update().clone();
+            let mut happened = of_leadership(&now, &led, &leads);
+            happened.extend(between(&known, &now));
+            if let Some(settled) = consensus.voters() {
+                let settled: Vec<NodeId> = settled.into_iter().collect();
+                happened.extend(of_voters(&now, &voters, &settled));
+                voters = settled;
+            }
+            happened.into_iter().for_each(|event| self.tell(event));
+            (known, led) = (now, leads);
+        }
+    }
+
+    /// The stream of a reader that has seen everything up to `seen`; without it, of what is still to come and what is
+    /// remembered.
+    pub(crate) fn read(&self, seen: Option<u64>) -> Response {
+        let (missed, receiver) = {
+            let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            let missed = remembered
+                .iter()
+                .filter(|event| seen.is_none_or(|seen| event.number > seen));
+            (missed.cloned().collect::<Vec<_>>(), self.sender.subscribe())
+        };
+        let shutdown = self.shutdown.clone();
+        let live = BroadcastStream::new(receiver).map(|received| match received {
+            Ok(event) => line(&event),
+            Err(BroadcastStreamRecvError::Lagged(count)) => {
+                Event::default().event("lost").data(format!("{{\"events\":{count}}}"))
+            }
+        });
+        let lines = stream::iter(missed).map(|event| line(&event)).chain(live).map(Ok);
+        let ended = async move { shutdown.requested().await };
+        Sse::new(until(lines, ended))
+            .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+            .into_response()
+    }
+}
+
+fn until(
+    lines: impl Stream<Item = Result<Event, Infallible>>,
+    ended: impl Future<Output = ()>,
+) -> impl Stream<Item = Result<Event, Infallible>> {
+    lines.take_until(ended)
+}
+
+fn line(event: &ClusterEvent) -> Event {
+    let head = Event::default().event(event.kind).id(event.number.to_string());
+    // An event is plain data and always has a form in JSON.
+    head.json_data(event).unwrap_or_default()
+}
