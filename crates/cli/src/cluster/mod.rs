@@ -8,6 +8,7 @@ mod active;
 mod life;
 mod show;
 mod tokens;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ pub(crate) enum ClusterCommand {
     Nodes(Node),
     /// Show the cluster's health as this node sees it.
     Status(Node),
+    /// Show what happens in the cluster as it happens, until interrupted.
+    Watch(Node),
 }
 
 #[derive(Subcommand)]
@@ -127,6 +130,7 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<ExitCode> {
         ClusterCommand::JoinToken(TokenCommand::Revoke { node, id }) => tokens::revoke(&node, id).await?,
         ClusterCommand::Certificates(CertificateCommand::Rotate(node)) => life::rotate(&node).await?,
         ClusterCommand::Nodes(node) => show::nodes(&node).await?,
+        ClusterCommand::Watch(node) => watch::watch(&node).await?,
         ClusterCommand::Status(node) => return show::status(&node).await,
     }
     Ok(ExitCode::SUCCESS)
