@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 const LINES_MAX: usize = 800;
 
 /// A package may use what is on a lower level. The levels are explained in docs/architecture.md.
-const LEVELS: [(&str, u8); 23] = [
+const LEVELS: [(&str, u8); 24] = [
     ("types", 0),
     ("proto", 0),
     ("runtime", 1),
@@ -18,6 +18,7 @@ const LEVELS: [(&str, u8); 23] = [
     ("net", 2),
     ("yaml", 1),
     ("archive", 1),
+    ("wal", 1),
     ("config", 2),
     ("testkit", 2),
     ("catalog", 3),
@@ -38,7 +39,7 @@ const LEVELS: [(&str, u8); 23] = [
 /// Programs and tests may use everything.
 const TOP: [&str; 3] = ["cli", "chaos-tests", "xtask"];
 /// The substrate knows nothing of blueprints.
-const SUBSTRATE: [&str; 5] = ["catalog", "consensus", "filesync", "postgres", "consul-api"];
+const SUBSTRATE: [&str; 6] = ["catalog", "wal", "consensus", "filesync", "postgres", "consul-api"];
 const ABOVE_SUBSTRATE: [&str; 8] = [
     "blueprint",
     "workflow",
