@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conclave_catalog::{Command, NodeId, Proposal, RequestId};
+use conclave_catalog::{ClusterState, Command, NodeId, Proposal, RequestId};
 use conclave_net::{NodeIdentity, PeerConnector};
 use conclave_runtime::{Shutdown, Tasks, clock};
 use openraft::Instant as _;
@@ -13,13 +13,18 @@ use openraft::{BasicNode, Config, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::compaction::{self, KEPT_ENTRIES};
 use crate::handle::Leadership;
+use crate::leader_watch::LeaderWatch;
 use crate::log_store::LogStore;
 use crate::membership::Reconciler;
 use crate::network::Channels;
+use crate::offload::Offload;
+use crate::peers::{Peers, Remote};
 use crate::server::{MembersOnly, Service, members_only, router};
+use crate::snapshot::SnapshotStore;
 use crate::state_machine::StateMachine;
-use crate::types::Raft;
+use crate::types::{Raft, SnapshotMeta};
 use crate::{Consensus, ConsensusError, founding};
 
 /// Answers with this node's report of its own health, from memory.
@@ -72,27 +77,29 @@ impl LastHeard {
 /// # Errors
 /// When the files cannot be read or Raft does not start.
 pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, Routes), ConsensusError> {
-    let dir = options.data_dir.join("raft");
-    std::fs::create_dir_all(&dir).map_err(ConsensusError::storage("create the raft folder"))?;
-    let log = LogStore::open(&dir.join("log.redb")).map_err(ConsensusError::storage("open the raft log"))?;
-    let (machine, state) = StateMachine::open(&dir).map_err(ConsensusError::storage("open the raft snapshot"))?;
+    let opened = open_storage(options.data_dir.join("raft")).await?;
+    let (log, snapshots) = (opened.log, opened.snapshots);
+    let (machine, state) = StateMachine::new(snapshots.clone(), opened.current, Offload::Threads);
     let channels = Channels::new(PeerConnector::new(&options.identity)?);
     let config = Arc::new(config(options.profile, &options.identity.cluster_id)?);
     let node_id = options.identity.node_id;
-    let raft = Raft::new(node_id, config, channels.clone(), log, machine)
+    let raft = Raft::new(node_id, config, channels.clone(), log.clone(), machine)
         .await
         .map_err(|error| ConsensusError::Storage {
             what: "start raft",
             reason: error.to_string(),
         })?;
+    let peers: Arc<dyn Peers> = Arc::new(Remote(channels.clone()));
+    let watch = LeaderWatch::new(raft.clone(), log.clone(), Arc::clone(&peers));
     let heard = LastHeard::default();
     let (publish, leadership) = watch::channel(Leadership::default());
     let consensus = Consensus {
         raft: raft.clone(),
         me: NodeId(node_id),
         state: state.clone(),
-        leadership,
+        leadership: leadership.clone(),
         channels,
+        peers,
         report: Arc::clone(&options.report),
     };
     let shutdown = tasks.shutdown();
@@ -103,7 +110,12 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
     found_if_asked(&raft, &consensus, &options, tasks).await?;
     tasks.spawn(
         "membership",
-        Reconciler::new(raft.clone(), consensus.clone()).run(shutdown),
+        Reconciler::new(raft.clone(), consensus.clone()).run(shutdown.clone()),
+    );
+    tasks.spawn("leader watch", watch.clone().run(leadership, shutdown.clone()));
+    tasks.spawn(
+        "raft compaction",
+        compaction::run(raft.clone(), log, snapshots.clone(), shutdown.clone()),
     );
     let rule = MembersOnly {
         cluster_id: options.identity.cluster_id.clone(),
@@ -114,6 +126,9 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
         consensus: consensus.clone(),
         identity: options.identity,
         heard,
+        snapshots,
+        watch,
+        shutdown,
         report: options.report,
     };
     Ok((
@@ -123,6 +138,28 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
             rule,
         },
     ))
+}
+
+struct Storage {
+    log: LogStore,
+    snapshots: SnapshotStore,
+    current: Option<(SnapshotMeta, ClusterState)>,
+}
+
+/// Reads what is on disk, and starts the log's writer.
+async fn open_storage(dir: PathBuf) -> Result<Storage, ConsensusError> {
+    let opening = Offload::Threads.run("raft-open", move || {
+        let disk: Arc<dyn conclave_wal::Disk> = Arc::new(conclave_wal::OsDisk);
+        let (snapshots, current) = SnapshotStore::open(Arc::clone(&disk), &dir, true)?;
+        let (log, writer) = LogStore::open(disk, &dir.join("log"), conclave_wal::Options::default())?;
+        writer.run_on_thread()?;
+        Ok(Storage {
+            log,
+            snapshots,
+            current,
+        })
+    });
+    opening.await.map_err(ConsensusError::storage("open the raft storage"))
 }
 
 /// The services on port 8300.
@@ -158,9 +195,12 @@ fn config(profile: Profile, cluster_id: &str) -> Result<Config, ConsensusError> 
         election_timeout_max,
         enable_pre_vote: Some(true),
         backoff: "50ms 100ms ..200ms".into(),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(5000),
-        max_in_snapshot_log_to_keep: 1000,
-        replication_lag_threshold: 6000,
+        // A leader that has lost the end of its log in a crash must not go on in its old term: it would write other entries
+        // where a majority holds committed ones. It stands for election like everyone else.
+        enable_leader_restore: Some(false),
+        // `compaction` decides.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
         ..Config::default()
     };
     config

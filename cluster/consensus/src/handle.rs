@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use conclave_catalog::{ClusterState, Command, NodeId, Proposal, RequestId, Response};
 use conclave_net::{JoinSecret, NodeIdentity, PeerConnector};
+use conclave_proto::consensus::ReportRequest;
 use conclave_proto::consensus::membership_client::MembershipClient;
-use conclave_proto::consensus::{Frame, ReadIndexRequest, ReportRequest};
 use conclave_runtime::{Backoff, clock};
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
@@ -18,9 +18,11 @@ use tonic::transport::Channel;
 
 use crate::ConsensusError;
 use crate::group::ReportSource;
-use crate::network::{Channels, Lane, MESSAGE_BYTES_MAX};
+use crate::network::{Channels, Lane};
+use crate::packed::Packed;
+use crate::peers::{Peer, Peers, send_forward};
 use crate::server::{CALL_TIMEOUT, Forward, Forwarded};
-use crate::types::{Raft, decode, encode};
+use crate::types::Raft;
 
 /// How long a proposal is tried before its outcome is given up as unknown.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -48,6 +50,7 @@ pub struct Consensus {
     pub(crate) state: watch::Receiver<Arc<ClusterState>>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) channels: Channels,
+    pub(crate) peers: Arc<dyn Peers>,
     pub(crate) report: ReportSource,
 }
 
@@ -88,7 +91,7 @@ impl Consensus {
         let leader = self.leadership.borrow().leader;
         match leader {
             None => Forwarded::NotLeader,
-            Some(leader) if leader == self.me => self.propose_here(proposal.clone()).await,
+            Some(leader) if leader == self.me => self.propose_here(proposal).await,
             Some(leader) => self
                 .forward(leader, proposal.clone())
                 .await
@@ -97,8 +100,12 @@ impl Consensus {
     }
 
     /// Commits a command as the leader.
-    pub(crate) async fn propose_here(&self, proposal: Proposal) -> Forwarded {
-        match tokio::time::timeout(TRY_TIMEOUT, self.raft.client_write(proposal)).await {
+    pub(crate) async fn propose_here(&self, proposal: &Proposal) -> Forwarded {
+        let packed = match Packed::new(proposal) {
+            Ok(packed) => packed,
+            Err(error) => return Forwarded::Failed(error.to_string()),
+        };
+        match tokio::time::timeout(TRY_TIMEOUT, self.raft.client_write(packed)).await {
             Ok(Ok(written)) => Forwarded::Applied(written.data),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Forwarded::NotLeader,
             Ok(Err(error)) => Forwarded::Failed(error.to_string()),
@@ -107,15 +114,12 @@ impl Consensus {
     }
 
     async fn forward(&self, leader: NodeId, proposal: Proposal) -> Result<Forwarded, String> {
-        let channel = self.channel(leader).map_err(|error| error.to_string())?;
-        send_proposal(
-            channel,
-            Forward {
-                proposal,
-                to_leader_only: true,
-            },
-        )
-        .await
+        let leader = self.peer(leader).map_err(|error| error.to_string())?;
+        let forward = Forward {
+            proposal,
+            to_leader_only: true,
+        };
+        self.peers.forward(&leader, forward).await
     }
 
     /// The latest applied state. Woken at each change.
@@ -148,12 +152,7 @@ impl Consensus {
                 .map_err(|error| unavailable(error.to_string()))?;
             linearizer.read_log_id().index()
         } else {
-            let mut client = MembershipClient::new(self.channel(leader)?);
-            let answer = tokio::time::timeout(CALL_TIMEOUT, client.read_index(ReadIndexRequest {}))
-                .await
-                .map_err(|_| unavailable("the leader does not answer".into()))?
-                .map_err(|status| unavailable(status.message().into()))?;
-            answer.into_inner().index
+            self.peers.read_index(&self.peer(leader)?).await.map_err(unavailable)?
         };
         self.raft
             .wait(Some(CALL_TIMEOUT))
@@ -177,21 +176,30 @@ impl Consensus {
         self.me
     }
 
+    fn peer(&self, node: NodeId) -> Result<Peer, ConsensusError> {
+        let state = self.state.borrow();
+        let record = state.nodes().get(&node).ok_or_else(|| ConsensusError::Peer {
+            node,
+            reason: "it is not in the cluster".into(),
+        })?;
+        Ok(Peer {
+            id: node.0,
+            address: format!("{}:{}", record.address, record.ports.peer),
+        })
+    }
+
     /// A cached channel to a peer's port 8300, in mutual TLS.
     ///
     /// # Errors
     /// [`ConsensusError::Peer`] when the node is unknown.
     pub fn channel(&self, node: NodeId) -> Result<Channel, ConsensusError> {
-        let peer = |reason: String| ConsensusError::Peer { node, reason };
-        let state = self.state.borrow();
-        let record = state
-            .nodes()
-            .get(&node)
-            .ok_or_else(|| peer("it is not in the cluster".into()))?;
-        let address = format!("{}:{}", record.address, record.ports.peer);
+        let peer = self.peer(node)?;
         self.channels
-            .get(node.0, &address, Lane::Calls)
-            .map_err(|error| peer(error.to_string()))
+            .get(peer.id, &peer.address, Lane::Calls)
+            .map_err(|error| ConsensusError::Peer {
+                node,
+                reason: error.to_string(),
+            })
     }
 
     /// A node's own report of its health. This node's comes without a detour.
@@ -208,7 +216,7 @@ impl Consensus {
             .await
             .map_err(|_| peer("no answer in time".into()))?
             .map_err(|status| peer(status.message().into()))?;
-        decode(&answer.into_inner().body).map_err(|error| peer(error.to_string()))
+        serde_json::from_slice(&answer.into_inner().body).map_err(|error| peer(error.to_string()))
     }
 
     /// Asks the leader (this node) to hand leadership to `node`.
@@ -229,21 +237,6 @@ impl Consensus {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
     }
-}
-
-async fn send_proposal(channel: Channel, forward: Forward) -> Result<Forwarded, String> {
-    let body = encode(&forward).map_err(|error| error.to_string())?;
-    let mut client = MembershipClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let limit = if forward.to_leader_only {
-        TRY_TIMEOUT
-    } else {
-        PROPOSE_DEADLINE
-    };
-    let answer = tokio::time::timeout(limit, client.propose(Frame { body: body.into() }))
-        .await
-        .map_err(|_| format!("no answer within {} ms", limit.as_millis()))?
-        .map_err(|status| status.message().to_owned())?;
-    decode(&answer.into_inner().body).map_err(|error| error.to_string())
 }
 
 /// An operator's access to a running node, by proving to be that node: the command line on its machine uses it.
@@ -268,14 +261,11 @@ impl AdminClient {
     /// As [`Consensus::propose`].
     pub async fn propose(&self, command: Command) -> Result<Response, ConsensusError> {
         let proposal = Proposal::new(RequestId(uuid::Uuid::now_v7()), clock::now(), command);
-        let answer = send_proposal(
-            self.channel.clone(),
-            Forward {
-                proposal,
-                to_leader_only: false,
-            },
-        )
-        .await;
+        let forward = Forward {
+            proposal,
+            to_leader_only: false,
+        };
+        let answer = send_forward(self.channel.clone(), &forward, PROPOSE_DEADLINE).await;
         match answer.map_err(ConsensusError::Unavailable)? {
             Forwarded::Applied(Response::Refused(refusal)) => Err(refusal.into()),
             Forwarded::Applied(response) => Ok(response),

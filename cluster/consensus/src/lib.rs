@@ -7,16 +7,24 @@
 //! Invariants: a vote or an entry is acknowledged after it is on disk; a proposal that was acknowledged survives the
 //! loss of any minority; node ids are never used twice; every message but a join comes from a proven, present member.
 
+mod compaction;
 mod error;
 mod founding;
 mod group;
 mod handle;
+mod leader_watch;
 mod log_store;
 mod membership;
 mod network;
+mod offload;
+mod packed;
+mod peers;
+mod raft_service;
 mod server;
+mod snapshot;
 mod state_machine;
 mod types;
+mod wire;
 
 pub use error::ConsensusError;
 pub use founding::{FoundOptions, Founded, JoinOptions, found, identity_dir, join};

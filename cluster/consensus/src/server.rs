@@ -1,4 +1,4 @@
-//! What other nodes may ask of this one, on port 8300.
+//! What other nodes may ask of this one, on port 8300: who may ask at all, and the membership service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,22 +9,24 @@ use axum::response::IntoResponse;
 use conclave_catalog::{ClusterState, Command, NodeId, NodePorts, Proposal, Response, TokenId};
 use conclave_net::{CertificateAuthority, JoinSecret, NodeIdentity, PeerIdentity, sha256_hex};
 use conclave_proto::consensus::membership_server::{Membership, MembershipServer};
-use conclave_proto::consensus::raft_server::{Raft as RaftService, RaftServer};
+use conclave_proto::consensus::raft_server::RaftServer;
 use conclave_proto::consensus::{Frame, JoinRequest, JoinResponse, ReadIndexRequest, ReadIndexResponse, ReportRequest};
+use conclave_runtime::Shutdown;
 use openraft::ReadPolicy;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tonic::{Request as Rpc, Response as Answer, Status, Streaming};
+use tonic::{Request as Rpc, Response as Answer, Status};
 
 use crate::group::{LastHeard, ReportSource};
+use crate::leader_watch::LeaderWatch;
 use crate::network::MESSAGE_BYTES_MAX;
-use crate::types::{Raft, SnapshotData, SnapshotMeta, Vote, decode, encode};
+use crate::packed::{pack, unpack};
+use crate::snapshot::SnapshotStore;
+use crate::types::Raft;
 use crate::{Consensus, ConsensusError};
 
 /// The one path that is open to a peer without a certificate.
 const JOIN_PATH: &str = "/conclave.consensus.v1.Membership/Join";
-/// Largest state that a node accepts as a snapshot.
-const SNAPSHOT_BYTES_MAX: usize = 4 << 30;
 
 /// A command on its way to the leader.
 #[derive(Serialize, Deserialize)]
@@ -47,6 +49,10 @@ pub(crate) struct Service {
     pub(crate) consensus: Consensus,
     pub(crate) identity: NodeIdentity,
     pub(crate) heard: LastHeard,
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) watch: LeaderWatch,
+    /// Ends the streams that have no end of their own.
+    pub(crate) shutdown: Shutdown,
     pub(crate) report: ReportSource,
 }
 
@@ -105,67 +111,14 @@ impl MembersOnly {
     }
 }
 
-fn internal(error: impl std::fmt::Display) -> Status {
+pub(crate) fn internal(error: impl std::fmt::Display) -> Status {
     Status::internal(error.to_string())
 }
 
-fn frame<T: Serialize>(value: &T) -> Result<Answer<Frame>, Status> {
+pub(crate) fn frame<T: Serialize>(value: &T) -> Result<Answer<Frame>, Status> {
     Ok(Answer::new(Frame {
-        body: encode(value).map_err(internal)?.into(),
+        body: pack(value).map_err(internal)?.into(),
     }))
-}
-
-#[tonic::async_trait]
-impl RaftService for Service {
-    async fn append(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let body = decode(&request.into_inner().body).map_err(internal)?;
-        let answer = self.raft.append_entries(body).await.map_err(internal)?;
-        if answer.is_success() {
-            self.heard.now();
-        }
-        frame(&answer)
-    }
-
-    async fn vote(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let body = decode(&request.into_inner().body).map_err(internal)?;
-        frame(&self.raft.vote(body).await.map_err(internal)?)
-    }
-
-    async fn pre_vote(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let body = decode(&request.into_inner().body).map_err(internal)?;
-        frame(&self.raft.pre_vote(body).await.map_err(internal)?)
-    }
-
-    async fn transfer_leader(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let body = decode(&request.into_inner().body).map_err(internal)?;
-        frame(&self.raft.handle_transfer_leader(body).await.map_err(internal)?)
-    }
-
-    async fn install_snapshot(&self, request: Rpc<Streaming<Frame>>) -> Result<Answer<Frame>, Status> {
-        let mut frames = request.into_inner();
-        let head = frames
-            .message()
-            .await?
-            .ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))?;
-        let (vote, meta): (Vote, SnapshotMeta) = decode(&head.body).map_err(internal)?;
-        let mut snapshot = SnapshotData::new();
-        while let Some(piece) = frames.message().await? {
-            if snapshot.len() + piece.body.len() > SNAPSHOT_BYTES_MAX {
-                return Err(Status::resource_exhausted(
-                    "the snapshot is larger than this node accepts",
-                ));
-            }
-            snapshot.extend_from_slice(&piece.body);
-        }
-        let snapshot = crate::types::Snapshot { meta, snapshot };
-        frame(
-            &self
-                .raft
-                .install_full_snapshot(vote, snapshot)
-                .await
-                .map_err(internal)?,
-        )
-    }
 }
 
 #[tonic::async_trait]
@@ -186,9 +139,9 @@ impl Membership for Service {
     }
 
     async fn propose(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let forward: Forward = decode(&request.into_inner().body).map_err(internal)?;
+        let forward: Forward = unpack(&request.into_inner().body).map_err(internal)?;
         let answer = if forward.to_leader_only {
-            self.consensus.propose_here(forward.proposal).await
+            self.consensus.propose_here(&forward.proposal).await
         } else {
             match self.consensus.propose_request(forward.proposal).await {
                 Ok(response) => Forwarded::Applied(response),
@@ -211,7 +164,8 @@ impl Membership for Service {
     }
 
     async fn report(&self, _: Rpc<ReportRequest>) -> Result<Answer<Frame>, Status> {
-        frame(&(self.report)())
+        let body = serde_json::to_vec(&(self.report)()).map_err(internal)?;
+        Ok(Answer::new(Frame { body: body.into() }))
     }
 }
 

@@ -1,0 +1,87 @@
+//! When a snapshot is written and how much log is kept behind it.
+//!
+//! A snapshot costs as much as the state is large, so it is due when the log has grown by as much: then the work per entry is
+//! bounded, and so are memory (the log is kept in it), disk and the time that a restart takes to replay.
+
+use std::time::Duration;
+
+use conclave_runtime::Shutdown;
+use openraft::async_runtime::WatchReceiver;
+
+use crate::log_store::{LogSize, LogStore};
+use crate::snapshot::SnapshotStore;
+use crate::types::Raft;
+
+const PERIOD: Duration = Duration::from_millis(500);
+/// Kept behind a snapshot, so that a member that was away for a moment needs no snapshot.
+pub(crate) const KEPT_ENTRIES: u64 = 10_000;
+const KEPT_BYTES: u64 = 4 << 20;
+/// The log grows at least by this between snapshots, however small the state.
+const GROWTH_BYTES_MIN: u64 = 8 << 20;
+/// And at most by this, however large.
+const GROWTH_BYTES_MAX: u64 = 64 << 20;
+/// Small entries cost more than their bytes when they are replayed.
+const GROWTH_ENTRIES: u64 = 100_000;
+
+/// Whether it is time for a snapshot.
+fn is_due(log: LogSize, snapshot_bytes: u64) -> bool {
+    let growth = snapshot_bytes.clamp(GROWTH_BYTES_MIN, GROWTH_BYTES_MAX);
+    log.bytes > KEPT_BYTES + growth || log.entries > KEPT_ENTRIES + GROWTH_ENTRIES
+}
+
+/// Runs until the end is asked for.
+pub(crate) async fn run(raft: Raft, log: LogStore, snapshots: SnapshotStore, shutdown: Shutdown) {
+    while shutdown.sleep(PERIOD).await {
+        if let Err(error) = step(&raft, &log, &snapshots).await {
+            tracing::warn!(error, "the raft log could not be compacted");
+        }
+    }
+}
+
+async fn step(raft: &Raft, log: &LogStore, snapshots: &SnapshotStore) -> Result<(), String> {
+    let snapshot_bytes = snapshots.current().map_or(0, |snapshot| snapshot.snapshot.bytes());
+    if !is_due(log.size(), snapshot_bytes) {
+        return Ok(());
+    }
+    let (snapshot, applied, purged) = {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.snapshot, metrics.last_applied, metrics.purged)
+    };
+    // First what an earlier snapshot allows: with it the log may be short enough.
+    let point = log
+        .purge_point(KEPT_ENTRIES, KEPT_BYTES)
+        .min(snapshot.map(|snapshot| snapshot.index));
+    if let Some(point) = point
+        && purged.is_none_or(|purged| purged.index < point)
+    {
+        let purging = raft.trigger().purge_log(point).await;
+        return purging.map_err(|error| error.to_string());
+    }
+    if applied <= snapshot {
+        return Ok(());
+    }
+    raft.trigger().snapshot().await.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(entries: u64, mib: u64) -> LogSize {
+        LogSize {
+            entries,
+            bytes: mib << 20,
+        }
+    }
+
+    #[test]
+    fn a_small_state_is_written_after_some_growth_and_a_large_one_after_as_much_as_it_is() {
+        assert!(!is_due(log(20_000, 11), 0));
+        assert!(is_due(log(20_000, 13), 0));
+        assert!(is_due(log(110_001, 1), 0));
+        assert!(!is_due(log(20_000, 40), 40 << 20));
+        assert!(is_due(log(20_000, 45), 40 << 20));
+        assert!(is_due(log(20_000, 69), 4 << 30));
+    }
+}
