@@ -39,6 +39,7 @@ pub(crate) async fn run(raft: Raft, log: LogStore, snapshots: SnapshotStore, shu
 }
 
 async fn step(raft: &Raft, log: &LogStore, snapshots: &SnapshotStore) -> Result<(), String> {
+    log.note_committed().await.map_err(|error| error.to_string())?;
     let snapshot_bytes = snapshots.current().map_or(0, |snapshot| snapshot.snapshot.bytes());
     if !is_due(log.size(), snapshot_bytes) {
         return Ok(());

@@ -89,7 +89,7 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
             what: "start raft",
             reason: error.to_string(),
         })?;
-    let peers: Arc<dyn Peers> = Arc::new(Remote(channels.clone()));
+    let peers: Arc<dyn Peers> = Arc::new(Remote::new(channels.clone(), tasks));
     let watch = LeaderWatch::new(raft.clone(), log.clone(), Arc::clone(&peers));
     let heard = LastHeard::default();
     let (publish, leadership) = watch::channel(Leadership::default());
@@ -97,7 +97,7 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
         raft: raft.clone(),
         me: NodeId(node_id),
         state: state.clone(),
-        leadership: leadership.clone(),
+        leadership,
         channels,
         peers,
         report: Arc::clone(&options.report),
@@ -112,7 +112,7 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
         "membership",
         Reconciler::new(raft.clone(), consensus.clone()).run(shutdown.clone()),
     );
-    tasks.spawn("leader watch", watch.clone().run(leadership, shutdown.clone()));
+    tasks.spawn("leader watch", watch.clone().run(shutdown.clone()));
     tasks.spawn(
         "raft compaction",
         compaction::run(raft.clone(), log, snapshots.clone(), shutdown.clone()),
@@ -240,7 +240,7 @@ async fn found_if_asked(
         };
         let request = RequestId(cluster_id.parse().unwrap_or_default());
         match consensus
-            .propose_request(Proposal::new(request, clock::now(), command))
+            .propose_request(&Proposal::new(request, clock::now(), command))
             .await
         {
             Ok(_) | Err(ConsensusError::Refused(_)) => founding::done(&data_dir),
@@ -252,39 +252,59 @@ async fn found_if_asked(
 
 /// Condenses openraft's metrics into what the rest of the process needs to know.
 async fn watch_leadership(raft: Raft, heard: LastHeard, publish: watch::Sender<Leadership>, shutdown: Shutdown) {
+    let mut roles = raft.server_metrics();
     let mut metrics = raft.metrics();
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     loop {
-        let now = metrics.borrow_watched().clone();
-        let leader = now.current_leader.map(NodeId);
-        let leads = now.state == ServerState::Leader;
-        let caught_up = now
-            .last_applied
-            .is_some_and(|applied| applied.leader_id.term == now.current_term);
-        let acknowledged = now
-            .last_quorum_acked
-            .is_some_and(|acked| acked.elapsed() < QUORUM_SILENCE);
-        let alone = now.membership_config.voter_ids().count() == 1;
-        let has_quorum = if leads {
-            acknowledged || alone
-        } else {
-            leader.is_some() && heard.is_recent()
-        };
-        let view = Leadership {
-            term: now.current_term,
-            leader,
-            is_leader: leads && caught_up && has_quorum,
-            has_quorum,
-        };
+        let (view, settled) = look(&raft, &heard);
         publish.send_if_modified(|old| {
             let changed = *old != view;
             *old = view.clone();
             changed
         });
+        // Metrics change with each entry; roles do not. Only a leader that is not ready yet has to look at all of them.
+        let progress = async {
+            if settled {
+                std::future::pending::<()>().await;
+            }
+            if metrics.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
+            biased;
             () = shutdown.requested() => return,
-            changed = metrics.changed() => if changed.is_err() { return },
+            changed = roles.changed() => if changed.is_err() { return },
+            () = progress => {}
             _ = tick.tick() => {}
         }
     }
+}
+
+/// What this node knows of its leader now, and whether that is final until a role changes.
+fn look(raft: &Raft, heard: &LastHeard) -> (Leadership, bool) {
+    let metrics = raft.metrics();
+    let now = metrics.borrow_watched();
+    let leader = now.current_leader.map(NodeId);
+    let leads = now.state == ServerState::Leader;
+    let caught_up = now
+        .last_applied
+        .is_some_and(|applied| applied.leader_id.term == now.current_term);
+    let acknowledged = now
+        .last_quorum_acked
+        .is_some_and(|acked| acked.elapsed() < QUORUM_SILENCE);
+    let alone = now.membership_config.voter_ids().count() == 1;
+    let has_quorum = if leads {
+        acknowledged || alone
+    } else {
+        leader.is_some() && heard.is_recent()
+    };
+    let view = Leadership {
+        term: now.current_term,
+        leader,
+        is_leader: leads && caught_up && has_quorum,
+        has_quorum,
+    };
+    let settled = view.is_leader || !leads;
+    (view, settled)
 }

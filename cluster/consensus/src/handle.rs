@@ -8,10 +8,10 @@ use conclave_catalog::{ClusterState, Command, NodeId, Proposal, RequestId, Respo
 use conclave_net::{JoinSecret, NodeIdentity, PeerConnector};
 use conclave_proto::consensus::ReportRequest;
 use conclave_proto::consensus::membership_client::MembershipClient;
-use conclave_runtime::{Backoff, clock};
-use openraft::ReadPolicy;
+use conclave_runtime::{Backoff, Tasks, clock};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{Instant as _, ReadPolicy, ServerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -20,14 +20,22 @@ use crate::ConsensusError;
 use crate::group::ReportSource;
 use crate::network::{Channels, Lane};
 use crate::packed::Packed;
-use crate::peers::{Peer, Peers, send_forward};
-use crate::server::{CALL_TIMEOUT, Forward, Forwarded};
+use crate::peers::{Peer, Peers};
+use crate::propose_lane::ProposeLane;
+use crate::server::{CALL_TIMEOUT, Forwarded};
 use crate::types::Raft;
 
 /// How long a proposal is tried before its outcome is given up as unknown.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one try may take: longer than a slow disk, shorter than the patience of whoever waits.
 const TRY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A voter this close to the end of the log has the rest by the time that it stands for election.
+const TRANSFER_LAG: u64 = 1000;
+/// How long a transfer waits for its target's log.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the election of the target may take; without it, the timers elect someone.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Who leads, as this node knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,16 +71,21 @@ impl Consensus {
     /// [`ConsensusError::Refused`] when the state machine refused; [`ConsensusError::Unavailable`] without a leader.
     pub async fn propose(&self, command: Command) -> Result<Response, ConsensusError> {
         let request = RequestId(uuid::Uuid::now_v7());
-        self.propose_request(Proposal::new(request, clock::now(), command))
+        self.propose_request(&Proposal::new(request, clock::now(), command))
             .await
     }
 
-    pub(crate) async fn propose_request(&self, proposal: Proposal) -> Result<Response, ConsensusError> {
+    pub(crate) async fn propose_request(&self, proposal: &Proposal) -> Result<Response, ConsensusError> {
+        let packed = Packed::new(proposal).map_err(|error| ConsensusError::Setup(error.to_string()))?;
+        self.propose_packed(&packed).await
+    }
+
+    pub(crate) async fn propose_packed(&self, proposal: &Packed) -> Result<Response, ConsensusError> {
         let end = Instant::now() + PROPOSE_DEADLINE;
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
         let mut last = "no leader is known".to_owned();
         while Instant::now() < end {
-            match self.try_propose(&proposal).await {
+            match self.try_propose(proposal).await {
                 Forwarded::Applied(Response::Refused(refusal)) => return Err(refusal.into()),
                 Forwarded::Applied(response) => return Ok(response),
                 Forwarded::NotLeader => {}
@@ -87,25 +100,18 @@ impl Consensus {
         Err(ConsensusError::Unavailable(last))
     }
 
-    async fn try_propose(&self, proposal: &Proposal) -> Forwarded {
+    async fn try_propose(&self, proposal: &Packed) -> Forwarded {
         let leader = self.leadership.borrow().leader;
         match leader {
             None => Forwarded::NotLeader,
-            Some(leader) if leader == self.me => self.propose_here(proposal).await,
-            Some(leader) => self
-                .forward(leader, proposal.clone())
-                .await
-                .unwrap_or_else(Forwarded::Failed),
+            Some(leader) if leader == self.me => self.propose_here(proposal.clone()).await,
+            Some(leader) => self.forward(leader, proposal).await.unwrap_or_else(Forwarded::Failed),
         }
     }
 
-    /// Commits a command as the leader.
-    pub(crate) async fn propose_here(&self, proposal: &Proposal) -> Forwarded {
-        let packed = match Packed::new(proposal) {
-            Ok(packed) => packed,
-            Err(error) => return Forwarded::Failed(error.to_string()),
-        };
-        match tokio::time::timeout(TRY_TIMEOUT, self.raft.client_write(packed)).await {
+    /// Commits a proposal as the leader.
+    pub(crate) async fn propose_here(&self, proposal: Packed) -> Forwarded {
+        match tokio::time::timeout(TRY_TIMEOUT, self.raft.client_write(proposal)).await {
             Ok(Ok(written)) => Forwarded::Applied(written.data),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Forwarded::NotLeader,
             Ok(Err(error)) => Forwarded::Failed(error.to_string()),
@@ -113,13 +119,9 @@ impl Consensus {
         }
     }
 
-    async fn forward(&self, leader: NodeId, proposal: Proposal) -> Result<Forwarded, String> {
+    async fn forward(&self, leader: NodeId, proposal: &Packed) -> Result<Forwarded, String> {
         let leader = self.peer(leader).map_err(|error| error.to_string())?;
-        let forward = Forward {
-            proposal,
-            to_leader_only: true,
-        };
-        self.peers.forward(&leader, forward).await
+        self.peers.forward(&leader, proposal).await
     }
 
     /// The latest applied state. Woken at each change.
@@ -219,40 +221,105 @@ impl Consensus {
         serde_json::from_slice(&answer.into_inner().body).map_err(|error| peer(error.to_string()))
     }
 
-    /// Asks the leader (this node) to hand leadership to `node`.
+    /// Hands leadership from this node to `node` and returns when it leads. Proposals wait meanwhile; none fails.
     ///
     /// # Errors
-    /// [`ConsensusError::Unavailable`] when Raft has stopped.
+    /// [`ConsensusError::Peer`] when `node` does not vote or its log stays behind, [`ConsensusError::Unavailable`] when this
+    /// node does not lead, or `node` was not elected in time.
     pub async fn transfer_leader(&self, node: NodeId) -> Result<(), ConsensusError> {
+        let peer = |reason: &str| ConsensusError::Peer {
+            node,
+            reason: reason.into(),
+        };
+        if self.raft.metrics().borrow_watched().current_leader == Some(node.0) {
+            return Ok(());
+        }
+        // The target must have the whole log when it stands: one that is far behind would keep everybody waiting.
+        let waiting = self.raft.wait(Some(CATCH_UP_TIMEOUT));
+        let near = waiting.metrics(
+            |metrics| {
+                let matched = metrics
+                    .replication
+                    .as_ref()
+                    .and_then(|all| all.get(&node.0).copied().flatten());
+                let leads = metrics.state == ServerState::Leader;
+                !leads
+                    || matched.is_some_and(|log_id| log_id.index + TRANSFER_LAG >= metrics.last_log_index.unwrap_or(0))
+            },
+            "the target of a transfer catches up",
+        );
+        let metrics = near.await.map_err(|_| peer("its log is too far behind to lead"))?;
+        if metrics.state != ServerState::Leader {
+            return Err(ConsensusError::Unavailable("this node does not lead".into()));
+        }
+        if !metrics
+            .membership_config
+            .membership()
+            .voter_ids()
+            .any(|id| id == node.0)
+        {
+            return Err(peer("it does not vote"));
+        }
         self.raft
             .trigger()
             .transfer_leader(node.0)
             .await
-            .map_err(|error| ConsensusError::Unavailable(error.to_string()))
+            .map_err(|error| ConsensusError::Unavailable(error.to_string()))?;
+        self.raft
+            .wait(Some(TRANSFER_TIMEOUT))
+            .metrics(
+                |metrics| metrics.current_leader == Some(node.0),
+                "the target of a transfer leads",
+            )
+            .await
+            .map_err(|error| ConsensusError::Unavailable(error.to_string()))?;
+        Ok(())
     }
 
-    /// Stops Raft on this node. Proposals fail from then on.
+    /// Stops Raft on this node; a leader hands over first. Proposals fail from then on.
     pub async fn stop(&self) {
+        if let Some(heir) = self.heir()
+            && let Err(error) = self.transfer_leader(heir).await
+        {
+            tracing::info!(%error, "leadership was not handed over before the stop");
+        }
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
+    }
+
+    /// As the leader: the voter with the most of the log among those that have answered lately.
+    fn heir(&self) -> Option<NodeId> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let heartbeats = metrics.heartbeat?;
+        let answers = |id: &u64| {
+            let last = heartbeats.get(id).copied().flatten();
+            last.is_some_and(|last| last.elapsed() < CALL_TIMEOUT / 3)
+        };
+        let candidates = metrics.replication?.into_iter();
+        candidates
+            .filter(|(id, _)| *id != metrics.id && voters.contains(id) && answers(id))
+            .max_by_key(|(_, matched)| *matched)
+            .map(|(id, _)| NodeId(id))
     }
 }
 
 /// An operator's access to a running node, by proving to be that node: the command line on its machine uses it.
 pub struct AdminClient {
-    channel: Channel,
+    lane: ProposeLane,
     identity: NodeIdentity,
 }
 
 impl AdminClient {
-    /// Connects, when first used, to the node that `identity` belongs to.
+    /// Connects, when first used, to the node that `identity` belongs to. Belongs into a runtime.
     ///
     /// # Errors
     /// When the identity cannot be used.
     pub fn new(identity: NodeIdentity, address: &str, port: u16) -> Result<Self, ConsensusError> {
         let channel = PeerConnector::new(&identity)?.channel(identity.node_id, address, port)?;
-        Ok(Self { channel, identity })
+        let lane = ProposeLane::new(channel, &Tasks::new("admin client"));
+        Ok(Self { lane, identity })
     }
 
     /// Commits a command through the node.
@@ -261,11 +328,8 @@ impl AdminClient {
     /// As [`Consensus::propose`].
     pub async fn propose(&self, command: Command) -> Result<Response, ConsensusError> {
         let proposal = Proposal::new(RequestId(uuid::Uuid::now_v7()), clock::now(), command);
-        let forward = Forward {
-            proposal,
-            to_leader_only: false,
-        };
-        let answer = send_forward(self.channel.clone(), &forward, PROPOSE_DEADLINE).await;
+        let packed = Packed::new(&proposal).map_err(|error| ConsensusError::Setup(error.to_string()))?;
+        let answer = self.lane.propose(&packed, false, PROPOSE_DEADLINE).await;
         match answer.map_err(ConsensusError::Unavailable)? {
             Forwarded::Applied(Response::Refused(refusal)) => Err(refusal.into()),
             Forwarded::Applied(response) => Ok(response),

@@ -15,9 +15,7 @@ use std::time::Duration;
 use conclave_runtime::Shutdown;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
-use tokio::sync::watch;
 
-use crate::handle::Leadership;
 use crate::log_store::LogStore;
 use crate::peers::{Peer, Peers};
 use crate::types::{LogId, Raft, Vote};
@@ -50,9 +48,10 @@ impl LeaderWatch {
         Self { raft, log, peers }
     }
 
-    pub(crate) async fn run(self, mut leadership: watch::Receiver<Leadership>, shutdown: Shutdown) {
+    pub(crate) async fn run(self, shutdown: Shutdown) {
+        let mut roles = self.raft.server_metrics();
         while !shutdown.is_requested() {
-            leadership.mark_unchanged();
+            roles.borrow_and_update();
             let attending = async {
                 let Some(situation) = self.situation() else {
                     return std::future::pending().await;
@@ -64,7 +63,7 @@ impl LeaderWatch {
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return,
-                changed = leadership.changed() => if changed.is_err() { return },
+                changed = roles.changed() => if changed.is_err() { return },
                 () = attending => {}
             }
         }

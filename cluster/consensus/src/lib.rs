@@ -19,6 +19,7 @@ mod network;
 mod offload;
 mod packed;
 mod peers;
+mod propose_lane;
 mod raft_service;
 mod server;
 mod snapshot;

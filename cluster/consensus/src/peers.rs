@@ -1,22 +1,26 @@
 //! What this node asks of other members besides Raft's own messages; over gRPC, or in a simulator.
 
+use std::collections::HashMap;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use conclave_proto::consensus::membership_client::MembershipClient;
 use conclave_proto::consensus::raft_client::RaftClient;
-use conclave_proto::consensus::{AttendRequest, ConfirmLossRequest, Frame, ReadIndexRequest};
+use conclave_proto::consensus::{AttendRequest, ConfirmLossRequest, ReadIndexRequest};
+use conclave_runtime::Tasks;
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
-use crate::network::{Channels, Lane, MESSAGE_BYTES_MAX};
-use crate::packed::{pack, unpack};
-use crate::server::{CALL_TIMEOUT, Forward, Forwarded};
+use crate::network::{Channels, Lane};
+use crate::packed::Packed;
+use crate::propose_lane::ProposeLane;
+use crate::server::{CALL_TIMEOUT, Forwarded};
 use crate::types::{LogId, Vote};
 use crate::wire::{log_id_out, vote_out};
 
 /// A member and where it listens: `host:port`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Peer {
     pub(crate) id: u64,
     pub(crate) address: String,
@@ -28,7 +32,7 @@ pub(crate) type NoAnswer = String;
 #[async_trait::async_trait]
 pub(crate) trait Peers: Send + Sync + 'static {
     /// Hands a proposal to the leader.
-    async fn forward(&self, leader: &Peer, forward: Forward) -> Result<Forwarded, NoAnswer>;
+    async fn forward(&self, leader: &Peer, proposal: &Packed) -> Result<Forwarded, NoAnswer>;
     /// The log index that a linearizable read must wait for, from the leader.
     async fn read_index(&self, leader: &Peer) -> Result<u64, NoAnswer>;
     /// Returns when the peer's end of a connection goes away, or none can be had.
@@ -45,31 +49,41 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Peers over gRPC.
-#[derive(Clone)]
-pub(crate) struct Remote(pub(crate) Channels);
-
-impl Remote {
-    fn channel(&self, peer: &Peer) -> Result<Channel, NoAnswer> {
-        let channel = self.0.get(peer.id, &peer.address, Lane::Calls);
-        channel.map_err(|error| error.to_string())
-    }
+pub(crate) struct Remote {
+    channels: Channels,
+    lanes: Mutex<HashMap<Peer, ProposeLane>>,
+    tasks: Tasks,
 }
 
-/// Sends a proposal over a channel and waits for the answer.
-pub(crate) async fn send_forward(channel: Channel, forward: &Forward, limit: Duration) -> Result<Forwarded, NoAnswer> {
-    let body = pack(forward).map_err(|error| error.to_string())?;
-    let mut client = MembershipClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let answer = tokio::time::timeout(limit, client.propose(Frame { body: body.into() }))
-        .await
-        .map_err(|_| format!("no answer within {} ms", limit.as_millis()))?
-        .map_err(|status| status.message().to_owned())?;
-    unpack(&answer.into_inner().body).map_err(|error| error.to_string())
+impl Remote {
+    pub(crate) fn new(channels: Channels, tasks: &Tasks) -> Self {
+        Self {
+            channels,
+            lanes: Mutex::default(),
+            tasks: tasks.clone(),
+        }
+    }
+
+    fn channel(&self, peer: &Peer) -> Result<Channel, NoAnswer> {
+        let channel = self.channels.get(peer.id, &peer.address, Lane::Calls);
+        channel.map_err(|error| error.to_string())
+    }
+
+    fn lane(&self, peer: &Peer) -> Result<ProposeLane, NoAnswer> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get(peer) {
+            return Ok(lane.clone());
+        }
+        let lane = ProposeLane::new(self.channel(peer)?, &self.tasks);
+        lanes.insert(peer.clone(), lane.clone());
+        Ok(lane)
+    }
 }
 
 #[async_trait::async_trait]
 impl Peers for Remote {
-    async fn forward(&self, leader: &Peer, forward: Forward) -> Result<Forwarded, NoAnswer> {
-        send_forward(self.channel(leader)?, &forward, FORWARD_TIMEOUT).await
+    async fn forward(&self, leader: &Peer, proposal: &Packed) -> Result<Forwarded, NoAnswer> {
+        self.lane(leader)?.propose(proposal, true, FORWARD_TIMEOUT).await
     }
 
     async fn read_index(&self, leader: &Peer) -> Result<u64, NoAnswer> {

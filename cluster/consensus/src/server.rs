@@ -6,38 +6,37 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
-use conclave_catalog::{ClusterState, Command, NodeId, NodePorts, Proposal, Response, TokenId};
+use conclave_catalog::{ClusterState, Command, NodeId, NodePorts, Response, TokenId};
 use conclave_net::{CertificateAuthority, JoinSecret, NodeIdentity, PeerIdentity, sha256_hex};
 use conclave_proto::consensus::membership_server::{Membership, MembershipServer};
+use conclave_proto::consensus::propose_response::Outcome;
 use conclave_proto::consensus::raft_server::RaftServer;
-use conclave_proto::consensus::{Frame, JoinRequest, JoinResponse, ReadIndexRequest, ReadIndexResponse, ReportRequest};
+use conclave_proto::consensus::{
+    Frame, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse,
+    ReportRequest,
+};
 use conclave_runtime::Shutdown;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use openraft::ReadPolicy;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::watch;
-use tonic::{Request as Rpc, Response as Answer, Status};
+use tonic::{Request as Rpc, Response as Answer, Status, Streaming};
 
 use crate::group::{LastHeard, ReportSource};
 use crate::leader_watch::LeaderWatch;
 use crate::network::MESSAGE_BYTES_MAX;
-use crate::packed::{pack, unpack};
+use crate::packed::{Packed, pack};
 use crate::snapshot::SnapshotStore;
 use crate::types::Raft;
 use crate::{Consensus, ConsensusError};
 
+/// Proposals of one stream that are under way at once; further ones wait in the connection.
+const PROPOSALS_IN_FLIGHT: usize = 1024;
 /// The one path that is open to a peer without a certificate.
 const JOIN_PATH: &str = "/conclave.consensus.v1.Membership/Join";
 
-/// A command on its way to the leader.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Forward {
-    pub(crate) proposal: Proposal,
-    /// Whether the receiver may forward it once more, or must be the leader itself.
-    pub(crate) to_leader_only: bool,
-}
-
 /// The leader's answer to a forwarded command.
-#[derive(Serialize, Deserialize)]
 pub(crate) enum Forwarded {
     Applied(Response),
     NotLeader,
@@ -62,7 +61,9 @@ pub(crate) fn router(service: Service) -> axum::Router {
     let raft = RaftServer::from_arc(Arc::clone(&service))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let membership = MembershipServer::from_arc(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let membership = MembershipServer::from_arc(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     tonic::service::Routes::new(raft)
         .add_service(membership)
         .into_axum_router()
@@ -123,6 +124,8 @@ pub(crate) fn frame<T: Serialize>(value: &T) -> Result<Answer<Frame>, Status> {
 
 #[tonic::async_trait]
 impl Membership for Service {
+    type ProposeStream = BoxStream<'static, Result<ProposeResponse, Status>>;
+
     async fn join(&self, request: Rpc<JoinRequest>) -> Result<Answer<JoinResponse>, Status> {
         let request = request.into_inner();
         let name = request.node_name.clone();
@@ -138,18 +141,18 @@ impl Membership for Service {
         }
     }
 
-    async fn propose(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let forward: Forward = unpack(&request.into_inner().body).map_err(internal)?;
-        let answer = if forward.to_leader_only {
-            self.consensus.propose_here(&forward.proposal).await
-        } else {
-            match self.consensus.propose_request(forward.proposal).await {
-                Ok(response) => Forwarded::Applied(response),
-                Err(ConsensusError::Refused(refusal)) => Forwarded::Applied(Response::Refused(refusal)),
-                Err(error) => Forwarded::Failed(error.to_string()),
-            }
-        };
-        frame(&answer)
+    async fn propose(&self, request: Rpc<Streaming<ProposeRequest>>) -> Result<Answer<Self::ProposeStream>, Status> {
+        let consensus = self.consensus.clone();
+        let answers = request
+            .into_inner()
+            // A broken stream ends here; its proposals in flight are finished, and nobody hears of it.
+            .take_while(|request| std::future::ready(request.is_ok()))
+            .filter_map(|request| std::future::ready(request.ok()))
+            .map(move |request| answer_proposal(consensus.clone(), request))
+            .buffer_unordered(PROPOSALS_IN_FLIGHT);
+        let shutdown = self.shutdown.clone();
+        let end = async move { shutdown.requested().await };
+        Ok(Answer::new(answers.take_until(Box::pin(end)).boxed()))
     }
 
     async fn read_index(&self, _: Rpc<ReadIndexRequest>) -> Result<Answer<ReadIndexResponse>, Status> {
@@ -217,6 +220,28 @@ impl Service {
             cluster_key: self.identity.cluster_key.as_bytes().to_vec().into(),
         })
     }
+}
+
+async fn answer_proposal(consensus: Consensus, request: ProposeRequest) -> Result<ProposeResponse, Status> {
+    let proposal = Packed(request.proposal);
+    let forwarded = if request.to_leader_only {
+        consensus.propose_here(proposal).await
+    } else {
+        match consensus.propose_packed(&proposal).await {
+            Ok(response) => Forwarded::Applied(response),
+            Err(ConsensusError::Refused(refusal)) => Forwarded::Applied(Response::Refused(refusal)),
+            Err(error) => Forwarded::Failed(error.to_string()),
+        }
+    };
+    let outcome = match forwarded {
+        Forwarded::Applied(response) => Outcome::Applied(pack(&response).map_err(internal)?.into()),
+        Forwarded::NotLeader => Outcome::NotLeader(true),
+        Forwarded::Failed(why) => Outcome::Failed(why),
+    };
+    Ok(ProposeResponse {
+        id: request.id,
+        outcome: Some(outcome),
+    })
 }
 
 /// How long a peer may take over a call that is answered from memory.

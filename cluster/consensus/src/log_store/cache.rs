@@ -16,6 +16,8 @@ pub(super) struct Cache {
     bytes: u64,
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
+    /// The committed index that is written down, or on its way.
+    pub(super) noted: Option<LogId>,
     pub(super) purged: Option<LogId>,
 }
 
@@ -43,6 +45,7 @@ impl Cache {
             bytes: 0,
             vote,
             committed,
+            noted: committed,
             purged,
         }
     }

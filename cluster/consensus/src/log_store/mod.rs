@@ -59,6 +59,19 @@ impl LogStore {
         self.read(|cache| cache.purge_point(entries, bytes))
     }
 
+    /// Writes the committed index down if it has grown since. From time to time, so that an idle node knows it after a
+    /// restart, and so that the last group on disk has something after it (see [`conclave_wal::recovery`]).
+    pub(crate) async fn note_committed(&self) -> io::Result<()> {
+        let (committed, noted) = self.read(|cache| (cache.committed, cache.noted));
+        match committed {
+            Some(committed) if noted < Some(committed) => {
+                self.change(|cache| cache.noted = Some(committed));
+                self.enqueue(Write::Committed(committed)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The end of the log.
     pub(crate) fn last_log_id(&self) -> Option<LogId> {
         self.read(Cache::last_log_id)
@@ -126,12 +139,11 @@ impl RaftLogStorage<Group> for LogStore {
         Ok(())
     }
 
+    /// Written with whatever is written next, or by [`LogStore::note_committed`]: a write of its own would wake the writer
+    /// twice for each group, and what is lost in a crash only shortens the replay.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         self.change(|cache| cache.committed = committed);
-        match committed {
-            Some(committed) => self.enqueue(Write::Committed(committed)).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
@@ -145,8 +157,12 @@ impl RaftLogStorage<Group> for LogStore {
     {
         // Entries share their bytes: the writer's copy costs a reference.
         let entries: Vec<Entry> = entries.into_iter().collect();
-        self.change(|cache| cache.append(entries.iter().cloned()))?;
-        self.enqueue(Write::Append(entries, callback)).await
+        let committed = self.change(|cache| {
+            cache.append(entries.iter().cloned())?;
+            cache.noted = cache.committed;
+            io::Result::Ok(cache.committed)
+        })?;
+        self.enqueue(Write::Append(entries, committed, callback)).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {

@@ -38,7 +38,8 @@ pub(super) type Done = oneshot::Sender<Result<(), String>>;
 
 /// A change of the log.
 pub(super) enum Write {
-    Append(Vec<Entry>, IOFlushed<Group>),
+    /// With the committed index as it was then.
+    Append(Vec<Entry>, Option<LogId>, IOFlushed<Group>),
     Vote(Vote, Done),
     /// May be lost: it only shortens the replay after a restart.
     Committed(LogId),
@@ -155,7 +156,7 @@ impl Writer {
         }
         for write in group.writes {
             match write {
-                Write::Append(_, flushed) => flushed.io_completed(outcome.clone().map_err(io::Error::other)),
+                Write::Append(_, _, flushed) => flushed.io_completed(outcome.clone().map_err(io::Error::other)),
                 Write::Vote(_, done) | Write::Truncate(_, done) => {
                     // Nobody waits any more when the node is stopping.
                     let _stopping = done.send(outcome.clone());
@@ -171,7 +172,11 @@ impl Writer {
 
     fn append(&mut self, write: &Write) -> io::Result<()> {
         match write {
-            Write::Append(entries, _) => {
+            Write::Append(entries, committed, _) => {
+                if let Some(committed) = committed.filter(|committed| self.head.committed < Some(*committed)) {
+                    self.head.committed = Some(committed);
+                    self.put(kind::COMMITTED, &log_id_out(committed))?;
+                }
                 for entry in entries {
                     self.put(kind::ENTRY, &entry_out(entry.clone())?)?;
                     if let Some((_, highest)) = self.segments.back_mut() {
