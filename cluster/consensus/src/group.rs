@@ -1,37 +1,25 @@
 //! Starting this node's part of the group.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use conclave_catalog::{ClusterState, Command, NodeId, Proposal, RequestId};
+use conclave_catalog::{Command, Proposal, RequestId};
 use conclave_net::{NodeIdentity, PeerConnector};
-use conclave_runtime::{Shutdown, Tasks, clock};
-use openraft::Instant as _;
-use openraft::async_runtime::WatchReceiver;
-use openraft::{BasicNode, Config, ServerState, SnapshotPolicy};
-use tokio::sync::watch;
-use tokio::time::Instant;
+use conclave_runtime::{Tasks, clock};
+use openraft::{BasicNode, Config, SnapshotPolicy};
 
-use crate::compaction::{self, KEPT_ENTRIES};
-use crate::handle::Leadership;
-use crate::leader_watch::LeaderWatch;
+use crate::compaction::{KEPT_ENTRIES, Policy};
 use crate::log_store::LogStore;
-use crate::membership::Reconciler;
+use crate::member::{self, Member, Parts, Storage};
 use crate::network::Channels;
 use crate::offload::Offload;
-use crate::peers::{Peers, Remote};
+use crate::peers::Remote;
 use crate::server::{MembersOnly, Service, members_only, router};
 use crate::snapshot::SnapshotStore;
-use crate::state_machine::StateMachine;
-use crate::types::{Raft, SnapshotMeta};
 use crate::{Consensus, ConsensusError, founding};
 
 /// Answers with this node's report of its own health, from memory.
 pub type ReportSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
-
-/// A follower that has not heard its leader for this long says that it has no quorum.
-const QUORUM_SILENCE: Duration = Duration::from_millis(1000);
 
 /// Raft's timers, measured together (spec/dependencies.md, "openraft: what is attainable").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,79 +44,38 @@ pub struct StartOptions {
     pub report: ReportSource,
 }
 
-/// When this node last heard a leader that it follows.
-#[derive(Clone, Default)]
-pub(crate) struct LastHeard(Arc<Mutex<Option<Instant>>>);
-
-impl LastHeard {
-    pub(crate) fn now(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    fn is_recent(&self) -> bool {
-        let heard = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.is_some_and(|heard| heard.elapsed() < QUORUM_SILENCE)
-    }
-}
-
 /// Starts Raft from what is on disk. The second value serves port 8300; other crates' services are merged into it by
 /// [`Routes::merge`].
 ///
 /// # Errors
 /// When the files cannot be read or Raft does not start.
 pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, Routes), ConsensusError> {
-    let opened = open_storage(options.data_dir.join("raft")).await?;
-    let (log, snapshots) = (opened.log, opened.snapshots);
-    let (machine, state) = StateMachine::new(snapshots.clone(), opened.current, Offload::Threads);
     let channels = Channels::new(PeerConnector::new(&options.identity)?);
-    let config = Arc::new(config(options.profile, &options.identity.cluster_id)?);
-    let node_id = options.identity.node_id;
-    let raft = Raft::new(node_id, config, channels.clone(), log.clone(), machine)
-        .await
-        .map_err(|error| ConsensusError::Storage {
-            what: "start raft",
-            reason: error.to_string(),
-        })?;
-    let peers: Arc<dyn Peers> = Arc::new(Remote::new(channels.clone(), tasks));
-    let watch = LeaderWatch::new(raft.clone(), log.clone(), Arc::clone(&peers));
-    let heard = LastHeard::default();
-    let (publish, leadership) = watch::channel(Leadership::default());
-    let consensus = Consensus {
-        raft: raft.clone(),
-        me: NodeId(node_id),
-        state: state.clone(),
-        leadership,
-        channels,
-        peers,
-        report: Arc::clone(&options.report),
-    };
-    let shutdown = tasks.shutdown();
-    tasks.spawn(
-        "leadership",
-        watch_leadership(raft.clone(), heard.clone(), publish, shutdown.clone()),
-    );
-    found_if_asked(&raft, &consensus, &options, tasks).await?;
-    tasks.spawn(
-        "membership",
-        Reconciler::new(raft.clone(), consensus.clone()).run(shutdown.clone()),
-    );
-    tasks.spawn("leader watch", watch.clone().run(shutdown.clone()));
-    tasks.spawn(
-        "raft compaction",
-        compaction::run(raft.clone(), log, snapshots.clone(), shutdown.clone()),
-    );
+    let member = member::start(
+        Parts {
+            node_id: options.identity.node_id,
+            config: config(options.profile, &options.identity.cluster_id)?,
+            network: channels.clone(),
+            peers: Arc::new(Remote::new(channels, tasks)),
+            storage: open_storage(options.data_dir.join("raft")).await?,
+            offload: Offload::Threads,
+            policy: Policy::default(),
+            stamps: Arc::new(|| (RequestId(uuid::Uuid::now_v7()), clock::now())),
+            report: Arc::clone(&options.report),
+        },
+        tasks,
+    )
+    .await?;
+    found_if_asked(&member, &options, tasks).await?;
     let rule = MembersOnly {
         cluster_id: options.identity.cluster_id.clone(),
-        state,
+        state: member.consensus.state(),
     };
+    let consensus = member.consensus.clone();
     let service = Service {
-        raft,
-        consensus: consensus.clone(),
+        member,
         identity: options.identity,
-        heard,
-        snapshots,
-        watch,
-        shutdown,
+        shutdown: tasks.shutdown(),
         report: options.report,
     };
     Ok((
@@ -138,12 +85,6 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
             rule,
         },
     ))
-}
-
-struct Storage {
-    log: LogStore,
-    snapshots: SnapshotStore,
-    current: Option<(SnapshotMeta, ClusterState)>,
 }
 
 /// Reads what is on disk, and starts the log's writer.
@@ -183,7 +124,7 @@ impl Routes {
     }
 }
 
-fn config(profile: Profile, cluster_id: &str) -> Result<Config, ConsensusError> {
+pub(crate) fn config(profile: Profile, cluster_id: &str) -> Result<Config, ConsensusError> {
     let (heartbeat_interval, election_timeout_min, election_timeout_max) = match profile {
         Profile::Lan => (50, 150, 300),
         Profile::Cautious => (100, 300, 600),
@@ -209,12 +150,8 @@ fn config(profile: Profile, cluster_id: &str) -> Result<Config, ConsensusError> 
 }
 
 /// The first start of a founding node: the group of one, and the command that founds the cluster.
-async fn found_if_asked(
-    raft: &Raft,
-    consensus: &Consensus,
-    options: &StartOptions,
-    tasks: &Tasks,
-) -> Result<(), ConsensusError> {
+async fn found_if_asked(member: &Member, options: &StartOptions, tasks: &Tasks) -> Result<(), ConsensusError> {
+    let (raft, consensus) = (&member.raft, &member.consensus);
     let Some(command) = founding::pending(&options.data_dir)? else {
         return Ok(());
     };
@@ -248,63 +185,4 @@ async fn found_if_asked(
         }
     });
     Ok(())
-}
-
-/// Condenses openraft's metrics into what the rest of the process needs to know.
-async fn watch_leadership(raft: Raft, heard: LastHeard, publish: watch::Sender<Leadership>, shutdown: Shutdown) {
-    let mut roles = raft.server_metrics();
-    let mut metrics = raft.metrics();
-    let mut tick = tokio::time::interval(Duration::from_millis(100));
-    loop {
-        let (view, settled) = look(&raft, &heard);
-        publish.send_if_modified(|old| {
-            let changed = *old != view;
-            *old = view.clone();
-            changed
-        });
-        // Metrics change with each entry; roles do not. Only a leader that is not ready yet has to look at all of them.
-        let progress = async {
-            if settled {
-                std::future::pending::<()>().await;
-            }
-            if metrics.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = shutdown.requested() => return,
-            changed = roles.changed() => if changed.is_err() { return },
-            () = progress => {}
-            _ = tick.tick() => {}
-        }
-    }
-}
-
-/// What this node knows of its leader now, and whether that is final until a role changes.
-fn look(raft: &Raft, heard: &LastHeard) -> (Leadership, bool) {
-    let metrics = raft.metrics();
-    let now = metrics.borrow_watched();
-    let leader = now.current_leader.map(NodeId);
-    let leads = now.state == ServerState::Leader;
-    let caught_up = now
-        .last_applied
-        .is_some_and(|applied| applied.leader_id.term == now.current_term);
-    let acknowledged = now
-        .last_quorum_acked
-        .is_some_and(|acked| acked.elapsed() < QUORUM_SILENCE);
-    let alone = now.membership_config.voter_ids().count() == 1;
-    let has_quorum = if leads {
-        acknowledged || alone
-    } else {
-        leader.is_some() && heard.is_recent()
-    };
-    let view = Leadership {
-        term: now.current_term,
-        leader,
-        is_leader: leads && caught_up && has_quorum,
-        has_quorum,
-    };
-    let settled = view.is_leader || !leads;
-    (view, settled)
 }

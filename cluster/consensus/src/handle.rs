@@ -18,7 +18,6 @@ use tonic::transport::Channel;
 
 use crate::ConsensusError;
 use crate::group::ReportSource;
-use crate::network::{Channels, Lane};
 use crate::packed::Packed;
 use crate::peers::{Peer, Peers};
 use crate::propose_lane::ProposeLane;
@@ -50,6 +49,9 @@ pub struct Leadership {
     pub has_quorum: bool,
 }
 
+/// Gives a proposal its name and its time.
+pub(crate) type Stamps = Arc<dyn Fn() -> (RequestId, jiff::Timestamp) + Send + Sync>;
+
 /// A handle on this node's part of the group. Cheap to clone.
 #[derive(Clone)]
 pub struct Consensus {
@@ -57,8 +59,8 @@ pub struct Consensus {
     pub(crate) me: NodeId,
     pub(crate) state: watch::Receiver<Arc<ClusterState>>,
     pub(crate) leadership: watch::Receiver<Leadership>,
-    pub(crate) channels: Channels,
     pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) stamps: Stamps,
     pub(crate) report: ReportSource,
 }
 
@@ -70,9 +72,8 @@ impl Consensus {
     /// # Errors
     /// [`ConsensusError::Refused`] when the state machine refused; [`ConsensusError::Unavailable`] without a leader.
     pub async fn propose(&self, command: Command) -> Result<Response, ConsensusError> {
-        let request = RequestId(uuid::Uuid::now_v7());
-        self.propose_request(&Proposal::new(request, clock::now(), command))
-            .await
+        let (request, at) = (self.stamps)();
+        self.propose_request(&Proposal::new(request, at, command)).await
     }
 
     pub(crate) async fn propose_request(&self, proposal: &Proposal) -> Result<Response, ConsensusError> {
@@ -83,6 +84,8 @@ impl Consensus {
     pub(crate) async fn propose_packed(&self, proposal: &Packed) -> Result<Response, ConsensusError> {
         let end = Instant::now() + PROPOSE_DEADLINE;
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
+        // Proposers must not try in step; what they propose tells them apart.
+        let jitter = f64::from(crc32fast::hash(&proposal.0)) / f64::from(u32::MAX);
         let mut last = "no leader is known".to_owned();
         while Instant::now() < end {
             match self.try_propose(proposal).await {
@@ -93,14 +96,14 @@ impl Consensus {
             }
             let mut leadership = self.leadership.clone();
             leadership.mark_unchanged();
-            let wait = backoff.next_delay();
+            let wait = backoff.next_delay_with(jitter);
             // A change of leadership is worth trying again at once; otherwise the delay is over.
             let _changed_or_waited = tokio::time::timeout(wait, leadership.changed()).await;
         }
         Err(ConsensusError::Unavailable(last))
     }
 
-    async fn try_propose(&self, proposal: &Packed) -> Forwarded {
+    pub(crate) async fn try_propose(&self, proposal: &Packed) -> Forwarded {
         let leader = self.leadership.borrow().leader;
         match leader {
             None => Forwarded::NotLeader,
@@ -196,12 +199,9 @@ impl Consensus {
     /// [`ConsensusError::Peer`] when the node is unknown.
     pub fn channel(&self, node: NodeId) -> Result<Channel, ConsensusError> {
         let peer = self.peer(node)?;
-        self.channels
-            .get(peer.id, &peer.address, Lane::Calls)
-            .map_err(|error| ConsensusError::Peer {
-                node,
-                reason: error.to_string(),
-            })
+        self.peers
+            .channel(&peer)
+            .map_err(|reason| ConsensusError::Peer { node, reason })
     }
 
     /// A node's own report of its health. This node's comes without a detour.

@@ -134,7 +134,10 @@ impl LeaderWatch {
         );
         let request = TransferLeaderRequest::new(situation.vote, *me, None);
         match self.raft.handle_transfer_leader(request).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => {
+                #[cfg(test)]
+                crate::simulation::count("stood since the leader's process was gone");
+            }
             Ok(Err(refused)) => tracing::info!(%refused, "no election is called"),
             Err(error) => tracing::warn!(%error, "raft has stopped"),
         }

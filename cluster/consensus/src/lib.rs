@@ -14,6 +14,7 @@ mod group;
 mod handle;
 mod leader_watch;
 mod log_store;
+mod member;
 mod membership;
 mod network;
 mod offload;
@@ -22,6 +23,8 @@ mod peers;
 mod propose_lane;
 mod raft_service;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 mod state_machine;
 mod types;

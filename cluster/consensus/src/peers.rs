@@ -31,6 +31,8 @@ pub(crate) type NoAnswer = String;
 
 #[async_trait::async_trait]
 pub(crate) trait Peers: Send + Sync + 'static {
+    /// A channel for other services of the peer.
+    fn channel(&self, peer: &Peer) -> Result<Channel, NoAnswer>;
     /// Hands a proposal to the leader.
     async fn forward(&self, leader: &Peer, proposal: &Packed) -> Result<Forwarded, NoAnswer>;
     /// The log index that a linearizable read must wait for, from the leader.
@@ -64,11 +66,6 @@ impl Remote {
         }
     }
 
-    fn channel(&self, peer: &Peer) -> Result<Channel, NoAnswer> {
-        let channel = self.channels.get(peer.id, &peer.address, Lane::Calls);
-        channel.map_err(|error| error.to_string())
-    }
-
     fn lane(&self, peer: &Peer) -> Result<ProposeLane, NoAnswer> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = lanes.get(peer) {
@@ -82,6 +79,11 @@ impl Remote {
 
 #[async_trait::async_trait]
 impl Peers for Remote {
+    fn channel(&self, peer: &Peer) -> Result<Channel, NoAnswer> {
+        let channel = self.channels.get(peer.id, &peer.address, Lane::Calls);
+        channel.map_err(|error| error.to_string())
+    }
+
     async fn forward(&self, leader: &Peer, proposal: &Packed) -> Result<Forwarded, NoAnswer> {
         self.lane(leader)?.propose(proposal, true, FORWARD_TIMEOUT).await
     }

@@ -38,7 +38,7 @@ impl RaftService for Service {
             request.prev_log_id,
             request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id),
         );
-        let result = match self.raft.append_entries(request).await.map_err(internal)? {
+        let result = match self.member.raft.append_entries(request).await.map_err(internal)? {
             AppendEntriesResponse::Success => Ok(last),
             AppendEntriesResponse::PartialSuccess(matched) => Ok(matched),
             AppendEntriesResponse::Conflict => Err(StreamAppendError::Conflict(
@@ -47,7 +47,7 @@ impl RaftService for Service {
             AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
         };
         if result.is_ok() {
-            self.heard.now();
+            self.member.heard.now();
         }
         Ok(Answer::new(result_out(result)))
     }
@@ -67,16 +67,20 @@ impl RaftService for Service {
                 }
             }
         });
-        let heard = self.heard.clone();
-        let answers = self.raft.stream_append(requests).map(move |result| match result {
-            Ok(result) => {
-                if result.is_ok() {
-                    heard.now();
+        let heard = self.member.heard.clone();
+        let answers = self
+            .member
+            .raft
+            .stream_append(requests)
+            .map(move |result| match result {
+                Ok(result) => {
+                    if result.is_ok() {
+                        heard.now();
+                    }
+                    Ok(result_out(result))
                 }
-                Ok(result_out(result))
-            }
-            Err(fatal) => Err(internal(fatal)),
-        });
+                Err(fatal) => Err(internal(fatal)),
+            });
         let shutdown = self.shutdown.clone();
         let end = async move { shutdown.requested().await };
         Ok(Answer::new(answers.take_until(Box::pin(end)).boxed()))
@@ -84,17 +88,17 @@ impl RaftService for Service {
 
     async fn vote(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
         let body = unpack(&request.into_inner().body).map_err(internal)?;
-        frame(&self.raft.vote(body).await.map_err(internal)?)
+        frame(&self.member.raft.vote(body).await.map_err(internal)?)
     }
 
     async fn pre_vote(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
         let body = unpack(&request.into_inner().body).map_err(internal)?;
-        frame(&self.raft.pre_vote(body).await.map_err(internal)?)
+        frame(&self.member.raft.pre_vote(body).await.map_err(internal)?)
     }
 
     async fn transfer_leader(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
         let body = unpack(&request.into_inner().body).map_err(internal)?;
-        frame(&self.raft.handle_transfer_leader(body).await.map_err(internal)?)
+        frame(&self.member.raft.handle_transfer_leader(body).await.map_err(internal)?)
     }
 
     async fn install_snapshot(&self, request: Rpc<Streaming<Frame>>) -> Result<Answer<Frame>, Status> {
@@ -104,7 +108,7 @@ impl RaftService for Service {
             .await?
             .ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))?;
         let (vote, meta): (Vote, SnapshotMeta) = unpack(&head.body).map_err(internal)?;
-        let snapshots = self.snapshots.clone();
+        let snapshots = self.member.snapshots.clone();
         let receiving = Offload::Threads
             .run("raft-receive", move || snapshots.receive())
             .await
@@ -132,7 +136,10 @@ impl RaftService for Service {
             ));
         }
         tracing::info!(bytes = snapshot.bytes(), "snapshot received");
-        let installing = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot });
+        let installing = self
+            .member
+            .raft
+            .install_full_snapshot(vote, Snapshot { meta, snapshot });
         frame(&installing.await.map_err(internal)?)
     }
 
@@ -149,7 +156,11 @@ impl RaftService for Service {
         let leader = request
             .leader
             .ok_or_else(|| Status::invalid_argument("a question without a leader"))?;
-        let outcome = self.watch.confirm(vote_in(&leader), request.last.map(log_id_in)).await;
+        let outcome = self
+            .member
+            .watch
+            .confirm(vote_in(&leader), request.last.map(log_id_in))
+            .await;
         Ok(Answer::new(ConfirmLossResponse {
             confirmed: outcome.is_ok(),
             reason: outcome.err().unwrap_or_default().to_owned(),

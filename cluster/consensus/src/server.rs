@@ -23,12 +23,10 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tonic::{Request as Rpc, Response as Answer, Status, Streaming};
 
-use crate::group::{LastHeard, ReportSource};
-use crate::leader_watch::LeaderWatch;
+use crate::group::ReportSource;
+use crate::member::Member;
 use crate::network::MESSAGE_BYTES_MAX;
 use crate::packed::{Packed, pack};
-use crate::snapshot::SnapshotStore;
-use crate::types::Raft;
 use crate::{Consensus, ConsensusError};
 
 /// Proposals of one stream that are under way at once; further ones wait in the connection.
@@ -44,12 +42,8 @@ pub(crate) enum Forwarded {
 }
 
 pub(crate) struct Service {
-    pub(crate) raft: Raft,
-    pub(crate) consensus: Consensus,
+    pub(crate) member: Member,
     pub(crate) identity: NodeIdentity,
-    pub(crate) heard: LastHeard,
-    pub(crate) snapshots: SnapshotStore,
-    pub(crate) watch: LeaderWatch,
     /// Ends the streams that have no end of their own.
     pub(crate) shutdown: Shutdown,
     pub(crate) report: ReportSource,
@@ -142,7 +136,7 @@ impl Membership for Service {
     }
 
     async fn propose(&self, request: Rpc<Streaming<ProposeRequest>>) -> Result<Answer<Self::ProposeStream>, Status> {
-        let consensus = self.consensus.clone();
+        let consensus = self.member.consensus.clone();
         let answers = request
             .into_inner()
             // A broken stream ends here; its proposals in flight are finished, and nobody hears of it.
@@ -157,6 +151,7 @@ impl Membership for Service {
 
     async fn read_index(&self, _: Rpc<ReadIndexRequest>) -> Result<Answer<ReadIndexResponse>, Status> {
         let linearizer = self
+            .member
             .raft
             .get_read_linearizer(ReadPolicy::ReadIndex)
             .await
@@ -186,13 +181,14 @@ impl Service {
             address: request.address.clone(),
             ports,
         };
-        let node_id = match self.consensus.propose(command).await {
+        let node_id = match self.member.consensus.propose(command).await {
             Ok(Response::Registered(id)) => id.0,
             Ok(other) => return Err(internal(format!("unexpected answer: {other:?}"))),
             Err(ConsensusError::Refused(refusal)) => return Err(Status::unauthenticated(refusal.to_string())),
             Err(error) => return Err(Status::unavailable(error.to_string())),
         };
         let state = self
+            .member
             .consensus
             .linearizable()
             .await

@@ -76,6 +76,8 @@ impl RaftStateMachine<Group> for StateMachine {
     {
         let mut answers = Vec::new();
         while let Some((entry, responder)) = entries.try_next().await? {
+            #[cfg(test)]
+            crate::simulation::applied(&entry);
             let answer = match entry.payload {
                 EntryPayload::Blank => Response::Done,
                 // A proposal that cannot be opened stops this node: to skip it would make its state another one.

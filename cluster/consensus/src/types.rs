@@ -3,12 +3,19 @@
 use conclave_catalog::Response;
 use openraft::impls::leader_id_std;
 
+#[cfg(not(test))]
+type Runtime = openraft::TokioRuntime;
+/// In tests chance has a seed.
+#[cfg(test)]
+type Runtime = crate::simulation::SimRuntime;
+
 openraft::declare_raft_types!(
     /// One leader a term (the standard Raft mode), so that a term alone names a leader.
     pub(crate) Group:
         D = crate::packed::Packed,
         R = Response,
         LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = Runtime,
 );
 
 pub(crate) type Raft = openraft::Raft<Group, crate::state_machine::StateMachine>;

@@ -167,6 +167,8 @@ impl RaftLogStorage<Group> for LogStore {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         self.change(|cache| cache.truncate_after(last_log_id.map(|last| last.index)));
+        #[cfg(test)]
+        crate::simulation::count("log truncated");
         self.write_and_wait(|done| Write::Truncate(last_log_id, done)).await
     }
 

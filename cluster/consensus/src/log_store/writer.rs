@@ -81,6 +81,8 @@ impl Writer {
         let mut replay = Replay::default();
         let (wal, recovery) = Wal::open(disk, dir, options, &mut |frame| replay.frame(frame))?;
         if recovery.torn_bytes > 0 {
+            #[cfg(test)]
+            crate::simulation::count("torn tail cut off");
             tracing::info!(
                 bytes = recovery.torn_bytes,
                 "the end of the raft log was torn by a crash and has been cut off"
