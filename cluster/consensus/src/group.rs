@@ -24,7 +24,7 @@ pub type ReportSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 /// Raft's timers, measured together (spec/dependencies.md, "openraft: what is attainable").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// Heartbeat 50 ms, election 150–300 ms: a lost leader is replaced in about half a second.
+    /// Heartbeat 75 ms, election 150–300 ms: a silent leader is replaced in about half a second.
     Lan,
     /// Heartbeat 100 ms, election 300–600 ms: about a second, for busy machines and slow disks.
     Cautious,
@@ -126,7 +126,7 @@ impl Routes {
 
 pub(crate) fn config(profile: Profile, cluster_id: &str) -> Result<Config, ConsensusError> {
     let (heartbeat_interval, election_timeout_min, election_timeout_max) = match profile {
-        Profile::Lan => (50, 150, 300),
+        Profile::Lan => (75, 150, 300),
         Profile::Cautious => (100, 300, 600),
     };
     let config = Config {

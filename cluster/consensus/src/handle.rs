@@ -22,7 +22,7 @@ use crate::packed::Packed;
 use crate::peers::{Peer, Peers};
 use crate::propose_lane::ProposeLane;
 use crate::server::{CALL_TIMEOUT, Forwarded};
-use crate::types::Raft;
+use crate::types::{Raft, ServerMetrics};
 
 /// How long a proposal is tried before its outcome is given up as unknown.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -87,24 +87,30 @@ impl Consensus {
         // Proposers must not try in step; what they propose tells them apart.
         let jitter = f64::from(crc32fast::hash(&proposal.0)) / f64::from(u32::MAX);
         let mut last = "no leader is known".to_owned();
+        let mut roles = self.raft.server_metrics();
         while Instant::now() < end {
-            match self.try_propose(proposal).await {
+            let leader = roles.borrow_and_update().current_leader;
+            // Another leader is worth asking at once: the one that was asked may be frozen, or have stepped down with the
+            // proposal in its log. The same request is applied once, wherever it is sent.
+            let outcome = tokio::select! {
+                biased;
+                outcome = self.try_propose(leader.map(NodeId), proposal) => outcome,
+                () = another_leader(&mut roles, leader) => continue,
+            };
+            match outcome {
                 Forwarded::Applied(Response::Refused(refusal)) => return Err(refusal.into()),
                 Forwarded::Applied(response) => return Ok(response),
                 Forwarded::NotLeader => {}
                 Forwarded::Failed(why) => last = why,
             }
-            let mut leadership = self.leadership.clone();
-            leadership.mark_unchanged();
             let wait = backoff.next_delay_with(jitter);
-            // A change of leadership is worth trying again at once; otherwise the delay is over.
-            let _changed_or_waited = tokio::time::timeout(wait, leadership.changed()).await;
+            let _elected_or_waited = tokio::time::timeout(wait, another_leader(&mut roles, leader)).await;
         }
         Err(ConsensusError::Unavailable(last))
     }
 
-    pub(crate) async fn try_propose(&self, proposal: &Packed) -> Forwarded {
-        let leader = self.leadership.borrow().leader;
+    /// One try, with the leader that is given.
+    pub(crate) async fn try_propose(&self, leader: Option<NodeId>, proposal: &Packed) -> Forwarded {
         match leader {
             None => Forwarded::NotLeader,
             Some(leader) if leader == self.me => self.propose_here(proposal.clone()).await,
@@ -302,6 +308,20 @@ impl Consensus {
             .filter(|(id, _)| *id != metrics.id && voters.contains(id) && answers(id))
             .max_by_key(|(_, matched)| *matched)
             .map(|(id, _)| NodeId(id))
+    }
+}
+
+/// Resolves when a leader is known that is not `leader`.
+async fn another_leader(roles: &mut ServerMetrics, leader: Option<u64>) {
+    loop {
+        let now = roles.borrow_and_update().current_leader;
+        if now.is_some() && now != leader {
+            return;
+        }
+        if roles.changed().await.is_err() {
+            // Raft has stopped: nobody will be elected here any more.
+            return std::future::pending().await;
+        }
     }
 }
 

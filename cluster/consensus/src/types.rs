@@ -26,3 +26,6 @@ pub(crate) type Entry = openraft::type_config::alias::EntryOf<Group>;
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Group>;
 pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Group>;
 pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<Group, crate::snapshot::SnapshotFile>;
+/// What changes with a node's role and its leader, and not with each entry.
+pub(crate) type ServerMetrics =
+    openraft::type_config::alias::WatchReceiverOf<Group, openraft::metrics::RaftServerMetrics<Group>>;

@@ -220,7 +220,8 @@ async fn write(world: &World, book: &Book, first: &Member, key: u64) -> bool {
     while world.elapsed() < end {
         let left = end.saturating_sub(world.elapsed());
         sent = true;
-        match tokio::time::timeout(left, member.consensus.try_propose(&packed)).await {
+        let leader = member.consensus.leadership().borrow().leader;
+        match tokio::time::timeout(left, member.consensus.try_propose(leader, &packed)).await {
             Ok(Forwarded::Applied(Response::Done)) => {
                 book.end(key, Action::Write(value), began, true);
                 book.with(|ledger| ledger.acknowledged.push(packed.0.to_vec()));
