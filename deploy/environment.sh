@@ -3,7 +3,8 @@
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Outside of the clone, so that fresh clones build on what is there.
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/conclave/target}"
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/conclave"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 
@@ -31,4 +32,22 @@ need_packages() {
 
 need_cargo() {
     command -v cargo >/dev/null 2>&1 || { say "cargo is missing: install Rust 1.95 or newer first"; exit 1; }
+}
+
+# A virtual environment below the cache: need_python NAME PACKAGE... A marker tells a whole one from one that was interrupted.
+need_python() {
+    local dir="$cache/$1"
+    shift
+    [ "$(cat "$dir/complete" 2>/dev/null)" = "$*" ] && return
+    say "installing $*"
+    rm -rf "$dir"
+    mkdir -p "$cache"
+    python3 -m venv "$dir"
+    "$dir/bin/pip" install --quiet --disable-pip-version-check "$@" >&2
+    printf '%s' "$*" > "$dir/complete"
+}
+
+# The unmodified command line and Python client of Cloudify. Its command line needs an older click, and setuptools.
+need_cfy() {
+    need_python cloudify-7.0.5 cloudify==7.0.5 cloudify-common==7.0.5 'click<8.2' 'setuptools<81'
 }

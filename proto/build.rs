@@ -3,7 +3,7 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["consensus.proto", "database.proto", "files.proto"];
+    let files = ["consensus.proto", "database.proto", "files.proto", "operator.proto"];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }

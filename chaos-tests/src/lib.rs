@@ -39,6 +39,9 @@ impl Progress for Quiet {
     }
 }
 
+/// How much of each log a failed test shows.
+const LOG_LINES_SHOWN: usize = 60;
+
 /// A cluster that is stopped and wiped when the guard is dropped, also when a test fails.
 pub struct TestCluster {
     /// The cluster.
@@ -131,13 +134,13 @@ impl TestCluster {
     /// Always.
     pub fn fail(&self, why: &dyn std::fmt::Display) -> ! {
         for number in 1..=3 {
-            let file = self.cluster.layout().node(number).log_file();
-            let log = std::fs::read_to_string(&file).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!(
-                "--- node{number}\n{}",
-                lines[lines.len().saturating_sub(40)..].join("\n")
-            );
+            let node = self.cluster.layout().node(number);
+            for file in [node.log_file(), node.data_dir().join("postgres/postgres.log")] {
+                let log = std::fs::read_to_string(&file).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+                eprintln!("--- node{number}: {}\n{}", file.display(), last.join("\n"));
+            }
         }
         panic!("{why}");
     }

@@ -17,3 +17,8 @@ pub mod database {
 pub mod files {
     tonic::include_proto!("conclave.files.v1");
 }
+
+/// An operator's questions and orders, port 8300.
+pub mod operator {
+    tonic::include_proto!("conclave.operator.v1");
+}

@@ -72,6 +72,8 @@ impl Rule {
 pub enum ChangeKind {
     /// Another primary, with the same cohort.
     Failover,
+    /// This node as primary, with the same cohort, after the present one has let its clients finish.
+    Switchover(NodeId),
     /// Another cohort, with the same primary.
     Cohort(BTreeSet<NodeId>),
 }
@@ -152,6 +154,11 @@ pub enum DatabaseCommand {
         /// What for.
         kind: ChangeKind,
     },
+    /// Claims the next epoch for a planned change of the primary, whatever that epoch is: an operator's wish.
+    Switchover {
+        /// The node that is to be primary.
+        to: NodeId,
+    },
     /// Settles who is promoted and allocates the timeline.
     Choose {
         /// The claimed epoch.
@@ -189,6 +196,12 @@ pub enum DatabaseRefusal {
         /// The highest claimed.
         known: u64,
     },
+    /// A planned change waits until an unplanned one is over.
+    #[error("a change of the rule is under way in epoch {0}: wait until it is over, then try again")]
+    ChangeUnderWay(u64),
+    /// Only a standby that acknowledges commits can be made primary.
+    #[error("node {0} is no standby of the cohort: see `conclave cluster status`")]
+    NoStandby(NodeId),
     /// The step does not belong to the kind of change, or comes too early.
     #[error("step {step} does not fit the change that is under way in epoch {epoch}")]
     OutOfOrder {
@@ -199,7 +212,46 @@ pub enum DatabaseRefusal {
     },
 }
 
+/// How the end of a node's log stands to the timeline that it is to follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lineage {
+    /// It holds nothing that the timeline does not hold.
+    Prefix,
+    /// It goes on where the timeline does not: what is beyond was never acknowledged and has to be undone.
+    Diverged,
+    /// The switches that would tell are no longer remembered.
+    Unknown,
+}
+
 impl DatabaseState {
+    /// How a log that ends at `end` on `timeline` stands to the timeline that is, or is about to be, the primary's.
+    pub fn lineage(&self, timeline: u32, end: Lsn) -> Lineage {
+        let coming = self.change.as_ref().and_then(|change| change.candidate.as_ref());
+        let Some(rule) = &self.rule else {
+            return Lineage::Unknown;
+        };
+        let mut current = coming.map_or(rule.timeline, |candidate| candidate.timeline);
+        // Each step leads to a lower timeline.
+        while current > timeline {
+            let coming = coming.filter(|candidate| candidate.timeline == current);
+            let known = self.history.iter().rev().find(|switch| switch.timeline == current);
+            let switch = coming.map(|candidate| (candidate.parent, candidate.switch_lsn));
+            let Some((parent, at)) = switch.or(known.map(|switch| (switch.parent, switch.switch_lsn))) else {
+                return Lineage::Unknown;
+            };
+            if parent == timeline {
+                return if end > at { Lineage::Diverged } else { Lineage::Prefix };
+            }
+            current = parent;
+        }
+        if current == timeline {
+            Lineage::Prefix
+        } else {
+            // A timeline of a promotion that was abandoned.
+            Lineage::Diverged
+        }
+    }
+
     /// Applies one step.
     ///
     /// # Errors
@@ -208,6 +260,7 @@ impl DatabaseState {
         match command {
             DatabaseCommand::Bootstrap { primary, system_id } => self.bootstrap(primary, system_id),
             DatabaseCommand::Claim { epoch, kind } => self.claim(epoch, kind),
+            DatabaseCommand::Switchover { to } => self.claim(self.last_epoch + 1, ChangeKind::Switchover(to)),
             DatabaseCommand::Choose {
                 epoch,
                 node,
@@ -247,6 +300,14 @@ impl DatabaseState {
                 known: self.last_epoch,
             });
         }
+        if let (ChangeKind::Switchover(node), Some(rule)) = (&kind, &self.rule) {
+            if self.change.is_some() {
+                return Err(DatabaseRefusal::ChangeUnderWay(epoch - 1));
+            }
+            if rule.primary == *node || !rule.cohort.contains(node) {
+                return Err(DatabaseRefusal::NoStandby(*node));
+            }
+        }
         self.last_epoch = epoch;
         self.change = Some(RuleChange {
             epoch,
@@ -268,7 +329,7 @@ impl DatabaseState {
     fn choose(&mut self, epoch: u64, node: NodeId, parent: u32, at: Lsn) -> Result<(), DatabaseRefusal> {
         let timeline = self.last_timeline + 1;
         let change = self.claimed(epoch)?;
-        if change.kind != ChangeKind::Failover || change.candidate.is_some() {
+        if matches!(change.kind, ChangeKind::Cohort(_)) || change.candidate.is_some() {
             return Err(DatabaseRefusal::OutOfOrder {
                 step: "choose".into(),
                 epoch,
@@ -296,7 +357,7 @@ impl DatabaseState {
                 rule.acks = Rule::acks_of(cohort.len());
                 rule.cohort = cohort;
             }
-            ChangeKind::Failover => {
+            ChangeKind::Failover | ChangeKind::Switchover(_) => {
                 let candidate = change.candidate.ok_or_else(out_of_order)?;
                 let switch_lsn = switch_lsn.unwrap_or(candidate.switch_lsn);
                 rule.primary = candidate.node;
@@ -443,6 +504,44 @@ mod tests {
         assert_eq!(timeline, Some(3));
     }
 
+    #[test]
+    fn a_log_is_judged_by_the_switches_that_led_to_the_primary() {
+        let switch = |timeline, parent, at| TimelineSwitch {
+            timeline,
+            parent,
+            switch_lsn: Lsn(at),
+            epoch: u64::from(timeline),
+            primary: NodeId(1),
+        };
+        let mut state = bootstrapped();
+        // Timeline 3 was abandoned; 4 left 2 where 2 had come to.
+        state.history = vec![switch(2, 1, 100), switch(4, 2, 200)];
+        state.rule.as_mut().unwrap().timeline = 4;
+        assert_eq!(state.lineage(4, Lsn(900)), Lineage::Prefix);
+        assert_eq!(state.lineage(2, Lsn(200)), Lineage::Prefix);
+        assert_eq!(state.lineage(2, Lsn(201)), Lineage::Diverged);
+        assert_eq!(state.lineage(1, Lsn(99)), Lineage::Prefix);
+        assert_eq!(state.lineage(1, Lsn(101)), Lineage::Diverged);
+        assert_eq!(state.lineage(3, Lsn(150)), Lineage::Diverged);
+        state.history.remove(0);
+        assert_eq!(state.lineage(1, Lsn(99)), Lineage::Unknown);
+        state.change = Some(RuleChange {
+            epoch: 9,
+            kind: ChangeKind::Failover,
+            candidate: Some(Candidate {
+                node: NodeId(2),
+                timeline: 5,
+                parent: 4,
+                switch_lsn: Lsn(300),
+            }),
+        });
+        assert_eq!(
+            state.lineage(4, Lsn(301)),
+            Lineage::Diverged,
+            "the promotion under way counts"
+        );
+    }
+
     fn commands() -> impl Strategy<Value = DatabaseCommand> {
         let node = (1..4u64).prop_map(NodeId);
         prop_oneof![
@@ -450,16 +549,20 @@ mod tests {
                 primary,
                 system_id: "7".into()
             }),
-            (1..12u64, prop::collection::btree_set(node.clone(), 1..4), any::<bool>()).prop_map(
-                |(epoch, cohort, fail)| {
-                    let kind = if fail {
-                        ChangeKind::Failover
-                    } else {
-                        ChangeKind::Cohort(cohort)
+            (
+                1..12u64,
+                prop::collection::btree_set(node.clone(), 1..4),
+                0..3u8,
+                node.clone()
+            )
+                .prop_map(|(epoch, cohort, kind, node)| {
+                    let kind = match kind {
+                        0 => ChangeKind::Failover,
+                        1 => ChangeKind::Switchover(node),
+                        _ => ChangeKind::Cohort(cohort),
                     };
                     DatabaseCommand::Claim { epoch, kind }
-                }
-            ),
+                }),
             (1..12u64, node, 1..5u32).prop_map(|(epoch, node, parent)| DatabaseCommand::Choose {
                 epoch,
                 node,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::database::{DatabaseCommand, DatabaseRefusal};
+use crate::directory::{DirectoryAnswer, DirectoryCommand, DirectoryRefusal};
 use crate::files::FilesCommand;
 use crate::{JoinToken, NodeId, NodePorts, TokenId};
 
@@ -63,6 +64,8 @@ pub enum Command {
     },
     /// Takes a node out of the cluster; its certificate is refused from then on.
     RemoveNode(NodeId),
+    /// Every node makes itself a new key and certificate.
+    RotateCertificates,
     /// The leader's verdict on a node's life.
     DeclareNode {
         /// Which node.
@@ -74,6 +77,8 @@ pub enum Command {
     Database(DatabaseCommand),
     /// Changes the manifest of the resource files.
     Files(FilesCommand),
+    /// Changes keys, sessions or the service catalog. Answered with [`Response::Directory`].
+    Directory(DirectoryCommand),
     /// Stores a cluster setting.
     PutSetting {
         /// Its name.
@@ -99,9 +104,11 @@ impl std::fmt::Display for Proposal {
             Command::RevokeToken(_) => "revoke token",
             Command::RegisterNode { .. } => "register node",
             Command::RemoveNode(_) => "remove node",
+            Command::RotateCertificates => "rotate certificates",
             Command::DeclareNode { .. } => "declare node",
             Command::Database(_) => "database",
             Command::Files(_) => "files",
+            Command::Directory(_) => "directory",
             Command::PutSetting { .. } => "put setting",
         })
     }
@@ -114,6 +121,8 @@ pub enum Response {
     Done,
     /// The node has been registered under this id.
     Registered(NodeId),
+    /// The directory's answer.
+    Directory(DirectoryAnswer),
     /// Nothing was changed, and why.
     Refused(Refusal),
 }
@@ -139,10 +148,21 @@ pub enum Refusal {
     /// No such node.
     #[error("node {0} is not in the cluster")]
     UnknownNode(NodeId),
+    /// The node's PostgreSQL is the primary of the rule in force.
+    #[error(
+        "node {0} holds the primary database: move it first with `conclave cluster set-active`, or wait for the failover if the node is lost"
+    )]
+    HoldsPrimary(NodeId),
+    /// A cluster without nodes is none.
+    #[error("node {0} is the only one of the cluster")]
+    LastNode(NodeId),
     /// The change of the PostgreSQL rule came too late or does not fit.
     #[error("database rule: {0}")]
     Database(DatabaseRefusal),
     /// The change of the manifest does not fit.
     #[error("files: {0}")]
     Files(String),
+    /// The change of the directory does not fit. Clients match on its text, so nothing is put before it.
+    #[error("{0}")]
+    Directory(DirectoryRefusal),
 }

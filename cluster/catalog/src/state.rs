@@ -4,6 +4,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::database::DatabaseState;
+use crate::directory::Directory;
 use crate::files::Manifest;
 use crate::{Command, JoinToken, NodeId, NodePorts, NodeRecord, Proposal, Refusal, RequestId, Response, TokenId};
 
@@ -31,6 +32,9 @@ pub struct ClusterState {
     database: DatabaseState,
     files: Manifest,
     settings: OrdMap<String, serde_json::Value>,
+    certificate_generation: u64,
+    #[serde(default)]
+    directory: Directory,
     answered: OrdMap<RequestId, Response>,
     answered_order: imbl::Vector<RequestId>,
 }
@@ -44,6 +48,12 @@ impl ClusterState {
     /// The nodes, by id.
     pub fn nodes(&self) -> &OrdMap<NodeId, NodeRecord> {
         &self.nodes
+    }
+
+    /// Whether a node was in the cluster once and is no longer. A node of which this copy of the state has not heard yet has not
+    /// left: the copy may be catching up.
+    pub fn has_left(&self, id: NodeId) -> bool {
+        id.0 <= self.last_node_id && !self.nodes.contains_key(&id)
     }
 
     /// The unused join tokens.
@@ -66,13 +76,24 @@ impl ClusterState {
         &self.settings
     }
 
-    /// Applies one proposal. A repeated request gets its first answer and changes nothing.
-    pub fn apply(&mut self, proposal: Proposal) -> Response {
+    /// How often new certificates were ordered. A node whose own come from an earlier order makes itself new ones.
+    pub fn certificate_generation(&self) -> u64 {
+        self.certificate_generation
+    }
+
+    /// Keys, sessions and the service catalog.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Applies one proposal, which is the log's entry `index`. A repeated request gets its first answer and changes
+    /// nothing.
+    pub fn apply(&mut self, index: u64, proposal: Proposal) -> Response {
         if let Some(answer) = self.answered.get(&proposal.request) {
             return answer.clone();
         }
         let request = proposal.request;
-        let response = match self.change(proposal) {
+        let response = match self.change(index, proposal) {
             Ok(response) => response,
             Err(refusal) => Response::Refused(refusal),
         };
@@ -90,7 +111,7 @@ impl ClusterState {
         }
     }
 
-    fn change(&mut self, proposal: Proposal) -> Result<Response, Refusal> {
+    fn change(&mut self, index: u64, proposal: Proposal) -> Result<Response, Refusal> {
         let at = proposal.at;
         match proposal.command {
             Command::Found {
@@ -111,7 +132,9 @@ impl ClusterState {
                     ca_certificate,
                     sealed_ca_key,
                 });
-                Ok(Response::Registered(self.add_node(node_name, address, ports, at)))
+                Ok(Response::Registered(
+                    self.add_node(index, node_name, address, ports, at),
+                ))
             }
             Command::CreateToken(token) => {
                 self.tokens = self
@@ -139,17 +162,21 @@ impl ClusterState {
                     return Err(Refusal::NameTaken(node_name));
                 }
                 self.tokens.remove(&token);
-                Ok(Response::Registered(self.add_node(node_name, address, ports, at)))
+                Ok(Response::Registered(
+                    self.add_node(index, node_name, address, ports, at),
+                ))
             }
-            Command::RemoveNode(id) => match self.nodes.remove(&id) {
-                Some(_) => Ok(Response::Done),
-                None => Err(Refusal::UnknownNode(id)),
-            },
+            Command::RemoveNode(id) => self.remove_node(index, id),
+            Command::RotateCertificates => {
+                self.certificate_generation += 1;
+                Ok(Response::Done)
+            }
             Command::DeclareNode { node, alive } => {
                 let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
                 if record.alive != alive {
                     record.alive = alive;
                     record.down_since = if alive { None } else { Some(at) };
+                    self.directory.member_declared(index, &record.name, alive);
                 }
                 Ok(Response::Done)
             }
@@ -161,11 +188,31 @@ impl ClusterState {
                 self.files.apply(command).map_err(Refusal::Files)?;
                 Ok(Response::Done)
             }
+            Command::Directory(command) => {
+                let answer = self.directory.apply(index, command).map_err(Refusal::Directory)?;
+                Ok(Response::Directory(answer))
+            }
             Command::PutSetting { key, value } => {
                 self.settings.insert(key, value);
                 Ok(Response::Done)
             }
         }
+    }
+
+    fn remove_node(&mut self, index: u64, id: NodeId) -> Result<Response, Refusal> {
+        if !self.nodes.contains_key(&id) {
+            return Err(Refusal::UnknownNode(id));
+        }
+        if self.nodes.len() == 1 {
+            return Err(Refusal::LastNode(id));
+        }
+        if self.database.rule.as_ref().is_some_and(|rule| rule.primary == id) {
+            return Err(Refusal::HoldsPrimary(id));
+        }
+        if let Some(record) = self.nodes.remove(&id) {
+            self.directory.member_left(index, &record.name);
+        }
+        Ok(Response::Done)
     }
 
     fn check_token(&self, id: &TokenId, secret_hash: &str, at: jiff::Timestamp) -> Result<(), Refusal> {
@@ -179,7 +226,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn add_node(&mut self, name: String, address: String, ports: NodePorts, at: jiff::Timestamp) -> NodeId {
+    fn add_node(&mut self, index: u64, name: String, address: String, ports: NodePorts, at: jiff::Timestamp) -> NodeId {
         self.last_node_id += 1;
         let id = NodeId(self.last_node_id);
         let record = NodeRecord {
@@ -191,6 +238,7 @@ impl ClusterState {
             alive: true,
             down_since: None,
         };
+        self.directory.member_joined(index, &record);
         self.nodes.insert(id, record);
         id
     }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use conclave_catalog::{Command, NodePorts};
-use conclave_net::{CertificateAuthority, ClusterKey, JoinSecret, NodeIdentity, join_channel, new_key_and_request};
+use conclave_net::{
+    CertificateAuthority, ClusterKey, Credentials, JoinSecret, NodeIdentity, join_channel, new_key_and_request,
+};
 use conclave_proto::consensus::JoinRequest;
 use conclave_proto::consensus::membership_client::MembershipClient;
 
@@ -94,9 +96,9 @@ pub fn found(options: &FoundOptions) -> Result<Founded, ConsensusError> {
         cluster_id: cluster_id.clone(),
         node_id: FIRST_NODE,
         name: options.node_name.clone(),
+        credentials: Credentials::new(certificate_pem, key_pem, &ca_certificate)?,
+        generation: 0,
         ca_certificate_pem: ca_certificate.clone(),
-        certificate_pem,
-        key_pem,
         cluster_key,
     };
     identity.store(&dir)?;
@@ -133,9 +135,10 @@ pub async fn join(options: &JoinOptions) -> Result<NodeIdentity, ConsensusError>
         cluster_id: answer.cluster_id,
         node_id: answer.node_id,
         name: options.node_name.clone(),
+        credentials: Credentials::new(answer.certificate_pem, key_pem, &answer.ca_certificate_pem)?,
+        // A rotation that was ordered before is carried out once more after the start, which does no harm.
+        generation: 0,
         ca_certificate_pem: answer.ca_certificate_pem,
-        certificate_pem: answer.certificate_pem,
-        key_pem,
         cluster_key: ClusterKey::from_bytes(&answer.cluster_key)?,
     };
     identity.store(&identity_dir(&options.data_dir))?;

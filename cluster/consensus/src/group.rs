@@ -8,6 +8,7 @@ use conclave_net::{NodeIdentity, PeerConnector};
 use conclave_runtime::{Tasks, clock};
 use openraft::{BasicNode, Config, SnapshotPolicy};
 
+use crate::certificates::Renewal;
 use crate::compaction::{KEPT_ENTRIES, Policy};
 use crate::log_store::LogStore;
 use crate::member::{self, Member, Parts, Storage};
@@ -67,6 +68,12 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
     )
     .await?;
     found_if_asked(&member, &options, tasks).await?;
+    let renewal = Renewal {
+        identity: options.identity.clone(),
+        dir: founding::identity_dir(&options.data_dir),
+        state: member.consensus.state(),
+    };
+    tasks.spawn("certificate renewal", renewal.run(tasks.shutdown()));
     let rule = MembersOnly {
         cluster_id: options.identity.cluster_id.clone(),
         state: member.consensus.state(),

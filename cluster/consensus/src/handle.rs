@@ -327,6 +327,7 @@ async fn another_leader(roles: &mut ServerMetrics, leader: Option<u64>) {
 
 /// An operator's access to a running node, by proving to be that node: the command line on its machine uses it.
 pub struct AdminClient {
+    pub(crate) channel: Channel,
     lane: ProposeLane,
     identity: NodeIdentity,
 }
@@ -338,8 +339,12 @@ impl AdminClient {
     /// When the identity cannot be used.
     pub fn new(identity: NodeIdentity, address: &str, port: u16) -> Result<Self, ConsensusError> {
         let channel = PeerConnector::new(&identity)?.channel(identity.node_id, address, port)?;
-        let lane = ProposeLane::new(channel, &Tasks::new("admin client"));
-        Ok(Self { lane, identity })
+        let lane = ProposeLane::new(channel.clone(), &Tasks::new("admin client"));
+        Ok(Self {
+            channel,
+            lane,
+            identity,
+        })
     }
 
     /// Commits a command through the node.

@@ -7,6 +7,7 @@
 //! Invariants: a vote or an entry is acknowledged after it is on disk; a proposal that was acknowledged survives the
 //! loss of any minority; node ids are never used twice; every message but a join comes from a proven, present member.
 
+mod certificates;
 mod compaction;
 mod error;
 mod founding;
@@ -18,6 +19,7 @@ mod member;
 mod membership;
 mod network;
 mod offload;
+mod operator;
 mod packed;
 mod peers;
 mod propose_lane;
@@ -34,3 +36,4 @@ pub use error::ConsensusError;
 pub use founding::{FoundOptions, Founded, JoinOptions, found, identity_dir, join};
 pub use group::{Profile, ReportSource, StartOptions, start};
 pub use handle::{AdminClient, Consensus, Leadership};
+pub use operator::Inspection;

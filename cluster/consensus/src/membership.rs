@@ -3,7 +3,7 @@
 //! A reconciler: it takes no input but what it finds, does one step at a time, and may be interrupted anywhere. What it
 //! decides is decided by [`plan`], which is pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use conclave_catalog::{Command, NodeId};
@@ -20,6 +20,8 @@ use crate::types::Raft;
 const DEAD_AFTER: Duration = Duration::from_millis(700);
 /// A learner this close to the end of the log may vote.
 const CAUGHT_UP_ENTRIES: u64 = 100;
+/// A removed node is fed the log for this long, so that it learns of its removal and stops.
+const FAREWELL: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(100);
 /// At least so long between two looks.
 const REST: Duration = Duration::from_millis(10);
@@ -30,6 +32,8 @@ pub(crate) struct Reconciler {
     raft: Raft,
     consensus: Consensus,
     leading_since: Option<Instant>,
+    /// Since when members are known not to belong to the cluster any more.
+    leaving: BTreeMap<u64, Instant>,
 }
 
 /// What the leader sees.
@@ -44,6 +48,8 @@ struct Observed {
     /// Members whose log is close to the leader's, and that answer.
     caught_up: BTreeSet<u64>,
     leader: u64,
+    /// Removed nodes that have been members long enough to have heard of their removal.
+    told: BTreeSet<u64>,
 }
 
 /// The next step towards the right membership.
@@ -77,6 +83,7 @@ fn plan(seen: &Observed) -> Option<Step> {
         return Some(Step::SetVoters(wanted));
     }
     let gone: BTreeSet<u64> = seen.learners.difference(&seen.present).copied().collect();
+    let gone: BTreeSet<u64> = gone.intersection(&seen.told).copied().collect();
     (!gone.is_empty()).then_some(Step::Forget(gone))
 }
 
@@ -86,6 +93,7 @@ impl Reconciler {
             raft,
             consensus,
             leading_since: None,
+            leaving: BTreeMap::new(),
         }
     }
 
@@ -142,7 +150,7 @@ impl Reconciler {
         }
     }
 
-    async fn step(&self) {
+    async fn step(&mut self) {
         let Some(step) = plan(&self.observe()) else { return };
         tracing::info!(?step, "membership changes");
         let outcome = tokio::time::timeout(STEP_TIMEOUT, self.carry_out(step)).await;
@@ -153,14 +161,23 @@ impl Reconciler {
         }
     }
 
-    fn observe(&self) -> Observed {
+    fn observe(&mut self) -> Observed {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let last = metrics.last_log_index.unwrap_or(0);
         let replication = metrics.replication.unwrap_or_default();
+        let present: BTreeSet<u64> = self.consensus.state().borrow().nodes().keys().map(|id| id.0).collect();
+        let members = membership.voter_ids().chain(membership.learner_ids());
+        let gone: BTreeSet<u64> = members.filter(|id| !present.contains(id)).collect();
+        self.leaving.retain(|id, _| gone.contains(id));
+        for id in gone {
+            self.leaving.entry(id).or_insert_with(Instant::now);
+        }
+        let told = |(_, since): &(&u64, &Instant)| since.elapsed() >= FAREWELL;
         let near = |matched: Option<u64>| matched.is_some_and(|index| index + CAUGHT_UP_ENTRIES >= last);
         Observed {
-            present: self.consensus.state().borrow().nodes().keys().map(|id| id.0).collect(),
+            present,
+            told: self.leaving.iter().filter(told).map(|(id, _)| *id).collect(),
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
             caught_up: replication
@@ -203,6 +220,7 @@ mod tests {
             learners: set(learners),
             caught_up: set(caught_up),
             leader: 1,
+            told: set(&[3]),
         }
     }
 
@@ -232,6 +250,11 @@ mod tests {
         assert_eq!(plan(&seen(&[1, 2], &[1, 2, 3], &[], &[2, 3])), voters(&[1]));
         let step = plan(&seen(&[1, 2], &[1], &[2, 3], &[2]));
         assert_eq!(step, Some(Step::Forget(BTreeSet::from([3]))));
+        let untold = Observed {
+            told: BTreeSet::new(),
+            ..seen(&[1, 2], &[1], &[2, 3], &[2])
+        };
+        assert_eq!(plan(&untold), None, "it is to hear of it first");
     }
 
     #[test]

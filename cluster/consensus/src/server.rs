@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
 use conclave_catalog::{ClusterState, Command, NodeId, NodePorts, Response, TokenId};
-use conclave_net::{CertificateAuthority, JoinSecret, NodeIdentity, PeerIdentity, sha256_hex};
+use conclave_net::{JoinSecret, NodeIdentity, PeerIdentity, sha256_hex};
 use conclave_proto::consensus::membership_server::{Membership, MembershipServer};
 use conclave_proto::consensus::propose_response::Outcome;
 use conclave_proto::consensus::raft_server::RaftServer;
@@ -15,6 +15,7 @@ use conclave_proto::consensus::{
     Frame, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse,
     ReportRequest,
 };
+use conclave_proto::operator::operator_server::OperatorServer;
 use conclave_runtime::Shutdown;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -23,9 +24,11 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tonic::{Request as Rpc, Response as Answer, Status, Streaming};
 
+use crate::certificates::open_authority;
 use crate::group::ReportSource;
 use crate::member::Member;
 use crate::network::MESSAGE_BYTES_MAX;
+use crate::operator::OperatorService;
 use crate::packed::{Packed, pack};
 use crate::{Consensus, ConsensusError};
 
@@ -51,6 +54,9 @@ pub(crate) struct Service {
 
 /// The services as a router that the manager serves on port 8300, together with the services of other crates.
 pub(crate) fn router(service: Service) -> axum::Router {
+    let operator = OperatorServer::new(OperatorService {
+        consensus: service.member.consensus.clone(),
+    });
     let service = Arc::new(service);
     let raft = RaftServer::from_arc(Arc::clone(&service))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -60,6 +66,7 @@ pub(crate) fn router(service: Service) -> axum::Router {
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     tonic::service::Routes::new(raft)
         .add_service(membership)
+        .add_service(operator)
         .into_axum_router()
 }
 
@@ -97,9 +104,8 @@ impl MembersOnly {
         if peer.cluster_id != self.cluster_id {
             return Err("the certificate belongs to another cluster");
         }
-        let state = self.state.borrow();
-        // A node that has just joined knows no members yet; its cluster's CA vouches for the caller.
-        if state.facts().is_some() && !state.nodes().contains_key(&NodeId(peer.node_id)) {
+        // A node that has just joined has not heard of all members yet; its cluster's CA vouches for the caller.
+        if self.state.borrow().has_left(NodeId(peer.node_id)) {
             return Err("the node is not, or no longer, a member of this cluster");
         }
         Ok(())
@@ -196,9 +202,7 @@ impl Service {
         let facts = state
             .facts()
             .ok_or_else(|| internal("the cluster has not been founded"))?;
-        let key = self.identity.cluster_key.open(&facts.sealed_ca_key).map_err(internal)?;
-        let key = String::from_utf8(key).map_err(internal)?;
-        let authority = CertificateAuthority::load(&facts.ca_certificate, &key).map_err(internal)?;
+        let authority = open_authority(&self.identity, &state).map_err(internal)?;
         let certificate = authority
             .sign(
                 &request.csr,

@@ -81,7 +81,7 @@ impl RaftStateMachine<Group> for StateMachine {
             let answer = match entry.payload {
                 EntryPayload::Blank => Response::Done,
                 // A proposal that cannot be opened stops this node: to skip it would make its state another one.
-                EntryPayload::Normal(packed) => self.state.apply(packed.open()?),
+                EntryPayload::Normal(packed) => self.state.apply(entry.log_id.index, packed.open()?),
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Response::Done

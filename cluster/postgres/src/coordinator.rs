@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use conclave_catalog::NodeId;
-use conclave_catalog::database::{ChangeKind, DatabaseCommand, DatabaseState, Lsn, Rule, RuleChange};
+use conclave_catalog::database::{Candidate, ChangeKind, DatabaseCommand, DatabaseState, Lsn, Rule, RuleChange};
 use serde::{Deserialize, Serialize};
 
 /// Silence of a driver that is taken for the loss of its node.
@@ -22,6 +22,10 @@ const SILENCE_MS: u64 = 600;
 const DOWN_MS: u64 = 300;
 /// How long a chosen candidate may take before the next attempt with another epoch.
 const PROMOTION_MS: u64 = 10_000;
+/// How long the managers' own users may take to finish before a planned change cuts them off.
+const HOLD_MS: u64 = 400;
+/// How long a primary's clients may take to finish, and its successor to receive, before a planned change is given up.
+const DRAIN_MS: u64 = 5_000;
 /// A standby this close to the primary may enter the cohort.
 const COHORT_LAG_BYTES: u64 = 16 << 20;
 
@@ -56,6 +60,11 @@ pub struct Observation {
     pub streaming: bool,
     /// Primary: the epoch that it serves in, proven by a marker that the quorum of that epoch has acknowledged.
     pub serving: Option<u64>,
+    /// Primary: the epoch in which it was told to let its clients finish, and where its log ends since they have.
+    pub drained: Option<(u64, Lsn)>,
+    /// The epoch of the planned change for which this node's own users hold back, once none of them is in the middle of
+    /// something.
+    pub quiet: Option<u64>,
     /// Where its current timeline left its parent, once promoted.
     pub switch_lsn: Option<Lsn>,
     /// PostgreSQL's system identifier.
@@ -106,6 +115,17 @@ pub enum Order {
         /// The claimed epoch.
         epoch: u64,
     },
+    /// Let this node's own users finish what they are at, and begin nothing new, until a rule of this epoch or a later one is in
+    /// force. Known from the replicated change as well, a heartbeat later; it binds to nothing.
+    Hold {
+        /// The claimed epoch.
+        epoch: u64,
+    },
+    /// As primary: let clients finish, take no more, and go on feeding the standbys.
+    Drain {
+        /// The claimed epoch.
+        epoch: u64,
+    },
     /// Receive WAL from that node.
     Follow {
         /// The claimed epoch.
@@ -149,6 +169,7 @@ pub fn decide(view: &View<'_>) -> Vec<Action> {
         None => watch(view, rule),
         Some(change) => match &change.kind {
             ChangeKind::Failover => failover(view, rule, change),
+            ChangeKind::Switchover(to) => switchover(view, rule, change, *to),
             ChangeKind::Cohort(cohort) => regroup(view, rule, change, cohort),
         },
     }
@@ -236,10 +257,48 @@ fn wanted_cohort(view: &View<'_>, rule: &Rule) -> BTreeSet<NodeId> {
 }
 
 fn failover(view: &View<'_>, rule: &Rule, change: &RuleChange) -> Vec<Action> {
+    match &change.candidate {
+        None => recruit(view, rule, change.epoch, view.me),
+        Some(candidate) => promote(view, rule, change.epoch, candidate),
+    }
+}
+
+/// A planned failover: the primary lets its clients finish first, and the successor receives all that it wrote. From then on
+/// it goes like any failover, with that node as the first among equals. Whoever is lost on the way makes it an unplanned one;
+/// what cannot go on is given up, and the primary serves again.
+fn switchover(view: &View<'_>, rule: &Rule, change: &RuleChange, to: NodeId) -> Vec<Action> {
     let epoch = change.epoch;
-    let Some(candidate) = &change.candidate else {
-        return recruit(view, rule, epoch);
+    if let Some(candidate) = &change.candidate {
+        return promote(view, rule, epoch, candidate);
+    }
+    if is_lost(view, rule.primary) {
+        return claim_failover(view, rule);
+    }
+    let Some(successor) = observation(view, to).filter(|seen| seen.role == Role::Standby) else {
+        return claim(view, ChangeKind::Cohort(rule.cohort.clone()));
     };
+    let drained = observation(view, rule.primary).and_then(|seen| seen.drained);
+    let received = drained.is_some_and(|(drained, end)| drained == epoch && successor.lsn >= end);
+    // The successor's pledge says that an earlier look saw it received: the primary may have been told to step down since.
+    if received || successor.pledge >= epoch {
+        return recruit(view, rule, epoch, to);
+    }
+    if view.change_age_ms > DRAIN_MS {
+        return claim(view, ChangeKind::Cohort(rule.cohort.clone()));
+    }
+    let noisy = |(_, seen): &(&NodeId, &Seen)| seen.answers().is_some_and(|seen| seen.quiet != Some(epoch));
+    let noisy: Vec<NodeId> = view.nodes.iter().filter(noisy).map(|(id, _)| *id).collect();
+    if !noisy.is_empty() && view.change_age_ms < HOLD_MS {
+        return noisy
+            .into_iter()
+            .map(|id| Action::Order(id, Order::Hold { epoch }))
+            .collect();
+    }
+    vec![Action::Order(rule.primary, Order::Drain { epoch })]
+}
+
+/// Has the chosen one promoted and the others follow it, until it serves.
+fn promote(view: &View<'_>, rule: &Rule, epoch: u64, candidate: &Candidate) -> Vec<Action> {
     let chosen = observation(view, candidate.node);
     if let Some(seen) = chosen
         && seen.serving == Some(epoch)
@@ -272,9 +331,9 @@ fn failover(view: &View<'_>, rule: &Rule, change: &RuleChange) -> Vec<Action> {
 }
 
 /// Asks for pledges until a majority of the cohort has given them, then chooses the most advanced: by timeline first,
-/// because a later timeline holds what an earlier one acknowledged, then by position. Ties go to the node that leads the Raft
-/// group, so that an operator finds leader and primary in one place, then to the lower id.
-fn recruit(view: &View<'_>, rule: &Rule, epoch: u64) -> Vec<Action> {
+/// because a later timeline holds what an earlier one acknowledged, then by position. Ties go to the preferred node (unplanned:
+/// the one that leads the Raft group, so that an operator finds leader and primary in one place), then to the lower id.
+fn recruit(view: &View<'_>, rule: &Rule, epoch: u64, preferred: NodeId) -> Vec<Action> {
     let pledged: Vec<(NodeId, &Observation)> = rule
         .cohort
         .iter()
@@ -283,7 +342,7 @@ fn recruit(view: &View<'_>, rule: &Rule, epoch: u64) -> Vec<Action> {
         .collect();
     let best = pledged
         .iter()
-        .max_by_key(|(id, seen)| (seen.timeline, seen.lsn, *id == view.me, std::cmp::Reverse(*id)));
+        .max_by_key(|(id, seen)| (seen.timeline, seen.lsn, *id == preferred, std::cmp::Reverse(*id)));
     if let Some((node, seen)) = best
         && pledged.len() >= rule.majority()
     {
@@ -305,7 +364,7 @@ fn recruit(view: &View<'_>, rule: &Rule, epoch: u64) -> Vec<Action> {
     }
     rule.cohort
         .iter()
-        .filter(|id| observation(view, **id).is_some_and(|seen| seen.pledge < epoch))
+        .filter(|id| observation(view, **id).is_some_and(|seen| seen.pledge < epoch || seen.drained.is_some()))
         .map(|id| Action::Order(*id, Order::Pledge { epoch }))
         .collect()
 }

@@ -24,6 +24,7 @@ use conclave_runtime::{Shutdown, Tasks};
 use coordinator::{Observation, Role};
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use driver::{Driver, DriverOptions};
 use network::Network;
@@ -138,9 +139,36 @@ impl Database {
         ))
     }
 
+    /// Whether the primary is about to be another, as planned: what writes has to wait until it is over, and to say by
+    /// [`Self::quiet`] when what it had begun has ended.
+    pub fn holds(&self, tasks: &Tasks) -> watch::Receiver<bool> {
+        let (publish, holds) = watch::channel(false);
+        let (driver, shutdown) = (self.driver.clone(), tasks.shutdown());
+        let (mut state, mut held) = (self.consensus.state(), self.driver.held());
+        tasks.spawn("planned change of the primary", async move {
+            loop {
+                state.mark_unchanged();
+                held.mark_unchanged();
+                let hold = driver.holds().is_some();
+                publish.send_if_modified(|old| std::mem::replace(old, hold) != hold);
+                tokio::select! {
+                    () = shutdown.requested() => return,
+                    changed = state.changed() => if changed.is_err() { return },
+                    changed = held.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+        holds
+    }
+
+    /// Takes whether all that this process had begun with the database has ended, while [`Self::holds`] is true.
+    pub fn quiet(&self) -> watch::Sender<bool> {
+        self.driver.quiet()
+    }
+
     /// How this node's database is doing.
     pub fn status(&self) -> DatabaseStatus {
-        let observation = self.driver.observation().borrow().clone();
+        let observation = self.driver.observation();
         let state = self.consensus.state().borrow().clone();
         let rule = state.database().rule.as_ref();
         let trouble = self.driver.trouble().borrow().clone();
@@ -156,6 +184,10 @@ impl Database {
                 Some(format!("it is to be a standby and is {:?}", observation.role))
             }
             _ if !observation.streaming => Some("it does not receive from the primary".to_owned()),
+            (Some(rule), _) if observation.timeline < rule.timeline => Some(format!(
+                "it is on timeline {} and the primary on {}",
+                observation.timeline, rule.timeline
+            )),
             _ => None,
         };
         let outside = rule.is_some_and(|rule| !rule.cohort.contains(&self.consensus.me()));

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_catalog::NodeId;
+use conclave_catalog::database::{ChangeKind, DatabaseState};
 use conclave_consensus::Consensus;
 use conclave_net::{PeerConnector, PeerIdentity, ServerTls, accept_peers};
 use conclave_runtime::{Shutdown, Tasks};
@@ -28,6 +29,8 @@ use crate::driver::{Driver, Gates, Layout};
 
 /// How long a new client connection waits for a primary before it is told that there is none.
 const PRIMARY_WAIT: Duration = Duration::from_secs(15);
+/// How long a node that has lost touch with the majority goes on leading clients to the primary that it knows.
+const ROUTE_LEASE: Duration = Duration::from_millis(1500);
 const RETRY: Duration = Duration::from_millis(50);
 /// A client must say something within this, or it is not worth an error message.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,6 +54,8 @@ pub(crate) struct Network {
 struct Route {
     primary: Option<NodeId>,
     epoch: u64,
+    /// Whether new clients wait: the primary is about to be another, as planned.
+    hold: bool,
 }
 
 #[derive(Clone)]
@@ -149,6 +154,7 @@ fn start_upstream(paths: &Paths, layout: &Layout, tasks: &Tasks) -> Result<(), D
 }
 
 async fn upstream(paths: &Paths, mut stream: UnixStream, shutdown: &Shutdown) {
+    paths.driver.asks();
     let mut gates = paths.driver.gates();
     let Some(node) = gates.borrow_and_update().upstream else {
         return;
@@ -181,26 +187,49 @@ fn start_proxy(paths: Paths, listener: TcpListener, tasks: &Tasks) {
     });
 }
 
-/// The route is the primary of the rule in force, as long as this node knows what is in force.
+/// Whether the primary is being changed as planned.
+fn is_switchover(database: &DatabaseState) -> bool {
+    let change = database.change.as_ref();
+    change.is_some_and(|change| matches!(change.kind, ChangeKind::Switchover(_)))
+}
+
+/// The route is the primary of the rule in force, as long as this node may believe that it knows what is in force: while it is
+/// in touch with the majority, and for a lease after that. An election of the Raft leader, which takes less, cuts nobody. A
+/// lease that is too long can show an old row and no more: what a deposed primary is told to write is never acknowledged.
 async fn follow_rule(consensus: Consensus, route: watch::Sender<Route>, shutdown: Shutdown) {
     let (mut state, mut leadership) = (consensus.state(), consensus.leadership());
+    let mut in_touch = Instant::now();
     loop {
         let known = leadership.borrow_and_update().has_quorum;
-        let rule = state.borrow_and_update().database().rule.clone();
-        let next = rule.filter(|_| known).map_or_else(Route::default, |rule| Route {
+        let database = state.borrow_and_update().database().clone();
+        if known {
+            in_touch = Instant::now();
+        }
+        let left = ROUTE_LEASE.saturating_sub(in_touch.elapsed());
+        let hold = is_switchover(&database);
+        let rule = database.rule.filter(|_| !left.is_zero());
+        let next = rule.map_or_else(Route::default, |rule| Route {
             primary: Some(rule.primary),
             epoch: rule.epoch,
+            hold,
         });
         route.send_if_modified(|old| {
             // Another epoch of the same primary cuts nobody.
-            let changed = old.primary != next.primary;
+            let changed = (old.primary, old.hold) != (next.primary, next.hold);
             *old = next;
             changed
         });
+        let lease_ends = async {
+            if known || left.is_zero() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(left).await;
+        };
         tokio::select! {
             () = shutdown.requested() => return,
             changed = state.changed() => if changed.is_err() { return },
             changed = leadership.changed() => if changed.is_err() { return },
+            () = lease_ends => {}
         }
     }
 }
@@ -214,8 +243,8 @@ async fn proxy<S: AsyncRead + AsyncWrite + Unpin>(
     let end = Instant::now() + PRIMARY_WAIT;
     let mut last = "no primary is known: this node is cut off from the majority, or a failover is under way".to_owned();
     while Instant::now() < end && !shutdown.is_requested() {
-        let primary = routes.borrow_and_update().primary;
-        if let Some(primary) = primary {
+        let route = *routes.borrow_and_update();
+        if let (Some(primary), false) = (route.primary, route.hold) {
             match lead(paths, &mut client, primary, &mut routes, shutdown).await {
                 Ok(()) => return,
                 Err(why) => last = why,

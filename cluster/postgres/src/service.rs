@@ -29,7 +29,7 @@ pub(crate) fn router(driver: Driver) -> axum::Router {
 #[tonic::async_trait]
 impl DriverService for Service {
     async fn observe(&self, _: Request<ObserveRequest>) -> Result<Response<Reply>, Status> {
-        let body = serde_json::to_vec(&*self.driver.observation().borrow());
+        let body = serde_json::to_vec(&self.driver.observation());
         body.map(|body| Response::new(Reply { body: body.into() }))
             .map_err(|error| Status::internal(error.to_string()))
     }
@@ -65,7 +65,7 @@ pub(crate) struct Drivers {
 impl Drivers {
     pub(crate) async fn observe(&self, node: NodeId) -> Result<Observation, Silence> {
         if node == self.consensus.me() {
-            return Ok(self.own.observation().borrow().clone());
+            return Ok(self.own.observation());
         }
         let channel = self.consensus.channel(node).map_err(|_| Silence::Unanswered)?;
         let mut client = DriverClient::new(channel);

@@ -45,7 +45,7 @@ impl Shell {
 
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let (mut leadership, mut state) = (self.consensus.leadership(), self.consensus.state());
-        let mut own = self.drivers.own.observation();
+        let mut own = self.drivers.own.observed();
         while !shutdown.is_requested() {
             let leads = leadership.borrow_and_update().is_leader;
             state.mark_unchanged();

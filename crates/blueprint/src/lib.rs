@@ -1,23 +1,38 @@
-//! The blueprint language: from YAML to a plan, and from a plan with inputs to a deployment plan.
+//! The blueprint language: from YAML to a plan, from a plan with inputs to a deployment plan, and from there to modifications
+//! and updates.
 //!
-//! Pure: a [`Resolver`] brings the texts, an [`IdSource`] the ids. The rules are those of `spec/dsl.md`. What stands here is
-//! the part that deployments of scripts need: imports, types with derivation, properties, interfaces, relationships,
-//! plugins, inputs, outputs, workflows, and the functions `get_input`, `get_property`, `get_attribute` and `concat`. Sections
-//! that it does not know are refused, not skipped.
+//! Pure: a [`Resolver`] brings the texts, an id source the ids; only [`FolderResolver`] reads files. The rules are those of
+//! `spec/dsl.md`, whose sections the comments name.
 
-mod deployment;
+mod build;
+mod builtin_types;
+mod class;
+pub mod constraint;
+pub mod deployment;
 mod diagnostic;
 mod document;
-mod functions;
-mod operations;
+mod fault;
+mod folder;
+pub mod functions;
+pub mod modification;
+mod namespace;
 mod parse;
+pub mod plan;
+mod primitive;
 mod resolver;
-mod types;
+pub mod schema;
+mod shape;
+pub mod topology;
+pub mod update;
 mod value;
+mod version;
+mod version_spec;
 
-pub use deployment::{DeploymentError, DeploymentPlan, DeploymentRequest, IdSource, deployment_plan};
-pub use diagnostic::Diagnostic;
-pub use functions::{EvaluationContext, EvaluationError, Storage, evaluate, has_functions};
-pub use parse::{Plan, parse};
-pub use resolver::{FolderResolver, Resolver};
+pub use class::Class;
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use fault::Fault;
+pub use folder::FolderResolver;
+pub use parse::{Options, parse, parse_with};
+pub use plan::Plan;
+pub use resolver::{Import, PluginRecord, PluginRule, Resolver, StoredPlugin};
 pub use value::{Map, Text, Value};

@@ -1,75 +1,92 @@
-//! Where texts come from.
+//! Where texts come from: what a blueprint may ask its surroundings for while it is read (spec/dsl.md, section 5).
 
-use std::path::{Component, Path, PathBuf};
+use crate::Value;
 
-/// The built-in types.
-pub(crate) const TYPES: &str = include_str!("../types/types.yaml");
-/// What blueprints import them as, besides the public addresses of the original's types.
-const TYPES_LOCATION: &str = "cloudify/types/types.yaml";
-const PUBLIC_TYPES: [&str; 2] = ["getcloudify.org/spec/cloudify/", "cloudify.co/spec/cloudify/"];
+/// What an import names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Import<'a> {
+    /// An address: `http:`, `https:`, `ftp:` or `file:`.
+    Url(&'a str),
+    /// A path in the working directory of whoever reads the blueprint.
+    Working(&'a str),
+    /// A path beside the file that imports it.
+    Beside {
+        /// The location of the importing file.
+        from: &'a str,
+        /// The path as written.
+        path: &'a str,
+    },
+    /// A path below the resources of the manager.
+    Resource(&'a str),
+}
+
+/// A stored plugin that an import may mean.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StoredPlugin {
+    /// The version of its package.
+    pub version: String,
+    /// The distribution it was built for.
+    pub distribution: Option<String>,
+    /// Locations of its `*.yaml` files.
+    pub files: Vec<String>,
+    /// What is stored with it, instead of what its file says.
+    pub record: Option<PluginRecord>,
+}
+
+/// What the manager has stored with a plugin.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PluginRecord {
+    /// Values by key, for deployments.
+    pub labels: Value,
+    /// Values by key, for blueprints.
+    pub blueprint_labels: Value,
+    /// Any values by name.
+    pub resource_tags: Value,
+}
+
+/// What the manager is told about the versions of a plugin.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PluginRule {
+    /// Taken instead of the version that the import asks for.
+    pub mapping: Option<String>,
+    /// Asked for besides.
+    pub constraint: Option<String>,
+}
 
 /// Brings the texts and answers for the resources that a blueprint names.
+///
+/// Locations are the resolver's own: the language compares them, and hands them back. The same text under two locations is two
+/// files.
 pub trait Resolver {
-    /// The text at a location that a file `from` imports: the name by which it is known from then on, and the text.
+    /// Where an import leads; none when there is nothing.
+    fn locate(&self, import: Import<'_>) -> Option<String>;
+
+    /// The text at a location.
     ///
     /// # Errors
     /// Why it cannot be read.
-    fn read(&self, location: &str, from: Option<&str>) -> Result<(String, String), String>;
+    fn read(&self, location: &str) -> Result<String, String>;
 
-    /// Whether the blueprint has a file of this path.
-    fn has_file(&self, path: &str) -> bool;
-}
+    /// Whether there is a script of this path beside the main file at `main`.
+    fn has_script(&self, main: &str, path: &str) -> bool;
 
-/// Resolves within one folder, and the built-in types. Nothing outside of the folder is ever read.
-pub struct FolderResolver {
-    root: PathBuf,
-}
-
-impl FolderResolver {
-    /// A resolver for the blueprint in `root`.
-    pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+    /// The stored plugins of a package.
+    fn plugins(&self, _package: &str) -> Vec<StoredPlugin> {
+        Vec::new()
     }
 
-    /// The path below the root; none when it would lead out of it.
-    fn inside(&self, path: &str) -> Option<PathBuf> {
-        let plain = Path::new(path)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-        let joined = self.root.join(path);
-        // Links may lead out as well as dots.
-        let real = joined.canonicalize().ok()?;
-        (plain && real.starts_with(self.root.canonicalize().ok()?)).then_some(joined)
-    }
-}
-
-impl Resolver for FolderResolver {
-    fn read(&self, location: &str, from: Option<&str>) -> Result<(String, String), String> {
-        let is_public_types =
-            PUBLIC_TYPES.iter().any(|prefix| location.contains(prefix)) && location.ends_with("types.yaml");
-        if location == TYPES_LOCATION || is_public_types {
-            return Ok((TYPES_LOCATION.to_owned(), TYPES.to_owned()));
-        }
-        if location.contains("://") {
-            return Err("only files of the blueprint and the built-in types can be imported".into());
-        }
-        let folder = from
-            .and_then(|from| Path::new(from).parent())
-            .map(|parent| parent.join(location));
-        let candidates = [
-            folder.map(|path| path.to_string_lossy().into_owned()),
-            Some(location.to_owned()),
-        ];
-        for candidate in candidates.into_iter().flatten() {
-            if let Some(path) = self.inside(&candidate) {
-                let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-                return Ok((candidate, text));
-            }
-        }
-        Err("there is no such file in the blueprint".into())
+    /// What is configured for a package.
+    fn plugin_rule(&self, _package: &str) -> PluginRule {
+        PluginRule::default()
     }
 
-    fn has_file(&self, path: &str) -> bool {
-        self.inside(path).is_some_and(|path| path.is_file())
+    /// The location of the main file of a stored blueprint.
+    fn blueprint(&self, _id: &str) -> Option<String> {
+        None
+    }
+
+    /// The name of a location for people.
+    fn display_name(&self, location: &str) -> String {
+        location.to_owned()
     }
 }

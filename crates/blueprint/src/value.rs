@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use conclave_yaml::{Kind, Node};
 use indexmap::{Equivalent, IndexMap};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// A text that is shared, not copied.
@@ -123,6 +124,11 @@ impl Map {
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
+
+    /// Where it lies in memory, by which what was found out about it can be remembered while it lives.
+    pub fn address(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
 }
 
 impl PartialEq for Map {
@@ -236,7 +242,7 @@ impl Value {
         }
     }
 
-    /// As JSON: infinities become `{"$float": …}` and dates `{"$date": …}`.
+    /// As JSON: infinities become `{"$float": …}`, dates `{"$date": …}` or `{"$datetime": …}`.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Null => serde_json::Value::Null,
@@ -255,7 +261,7 @@ impl Value {
                 serde_json::Value::Number,
             ),
             Self::String(text) => (**text).into(),
-            Self::Date(text) => serde_json::json!({ "$date": **text }),
+            Self::Date(text) => serde_json::json!({ date_mark(text): **text }),
             Self::List(items) => items.iter().map(Self::to_json).collect(),
             Self::Map(map) => map
                 .iter()
@@ -264,6 +270,11 @@ impl Value {
                 .into(),
         }
     }
+}
+
+/// A date without a time has ten characters.
+fn date_mark(text: &str) -> &'static str {
+    if text.len() > 10 { "$datetime" } else { "$date" }
 }
 
 fn infinity(value: f64) -> &'static str {
@@ -285,7 +296,7 @@ impl Serialize for Value {
             Self::BigInt(_) => self.to_json().serialize(serializer),
             Self::Float(value) => marked(serializer, "$float", infinity(*value)),
             Self::String(text) => serializer.serialize_str(text),
-            Self::Date(text) => marked(serializer, "$date", text),
+            Self::Date(text) => marked(serializer, date_mark(text), text),
             Self::List(items) => serializer.collect_seq(items.iter()),
             Self::Map(map) => map.serialize(serializer),
         }
@@ -301,6 +312,72 @@ fn marked<S: Serializer>(serializer: S, mark: &str, text: &str) -> Result<S::Ok,
 impl Serialize for Map {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Map {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Map(map) => Ok(map),
+            Value::Null => Ok(Self::new()),
+            _ => Err(de::Error::custom("a mapping is expected")),
+        }
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Int(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(i64::try_from(value).map_or_else(|_| Value::BigInt(value.to_string().into()), Value::Int))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Float(value))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element::<Value>()? {
+            items.push(item);
+        }
+        Ok(items.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut entries = Entries::default();
+        while let Some((key, value)) = access.next_entry::<Text, Value>()? {
+            entries.insert(key, value);
+        }
+        Ok(Value::Map(Map(Arc::new(entries))))
     }
 }
 
@@ -346,15 +423,18 @@ impl From<&Node> for Value {
             Kind::Null => Self::Null,
             Kind::Bool(value) => Self::Bool(*value),
             Kind::Int(value) => Self::Int(*value),
-            Kind::BigInt(digits) => Self::BigInt(digits.as_str().into()),
+            Kind::BigInt(digits) => Self::BigInt(digits.clone()),
             Kind::Float(value) => Self::Float(*value),
-            Kind::Str(text) => Self::String(text.as_str().into()),
-            Kind::Timestamp(text) => Self::Date(text.as_str().into()),
+            Kind::Str(text) => Self::String(text.clone()),
+            Kind::Timestamp(text) => Self::Date(text.clone()),
             Kind::Seq(items) => Self::List(Arc::new(items.iter().map(Self::from).collect())),
             Kind::Map(entries) => Self::Map(
                 entries
                     .iter()
-                    .map(|(key, value)| (key.key_text(), Self::from(value)))
+                    .map(|(key, value)| {
+                        let name = key.as_text().cloned().unwrap_or_else(|| key.key_text().into());
+                        (name, Self::from(value))
+                    })
                     .collect(),
             ),
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use conclave_blueprint::{Diagnostic, FolderResolver, Plan, parse};
+use conclave_blueprint::{Diagnostic, Diagnostics, FolderResolver, Plan, parse};
 use serde_json::json;
 
 #[derive(Subcommand)]
@@ -13,6 +13,14 @@ pub(crate) enum BlueprintCommand {
     Plan {
         /// Its main file.
         file: PathBuf,
+    },
+    /// Draw the topology of a blueprint as SVG: containers, scaling groups, relationships.
+    Show {
+        /// Its main file.
+        file: PathBuf,
+        /// Where to write the drawing, instead of printing it.
+        #[arg(long, short)]
+        output: Option<PathBuf>,
     },
     /// Report every fault of blueprints.
     Validate {
@@ -26,17 +34,23 @@ pub(crate) fn run(command: &BlueprintCommand) -> ExitCode {
     match command {
         BlueprintCommand::Plan { file } => match read(file) {
             Ok(plan) => {
-                println!("{}", plan.as_json());
+                println!("{}", plan.to_json());
                 ExitCode::SUCCESS
             }
             Err(diagnostics) => {
-                for fault in diagnostics.iter().take(1) {
-                    let error = json!({
-                        "error_code": "invalid_blueprint_error", "code": fault.code, "message": fault.message, "file": fault.file,
-                        "line": fault.line, "column": fault.column, "path": fault.path,
-                    });
-                    eprintln!("{error}");
-                }
+                let fault = diagnostics.first();
+                let error = json!({
+                    "error_code": "invalid_blueprint_error", "code": fault.code, "message": fault.message, "file": fault.file,
+                    "line": fault.line, "column": fault.column, "path": fault.path,
+                });
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
+        BlueprintCommand::Show { file, output } => match read(file) {
+            Ok(plan) => draw(&plan, output.as_deref()),
+            Err(diagnostics) => {
+                diagnostics.0.iter().for_each(|fault| show(file, fault));
                 ExitCode::FAILURE
             }
         },
@@ -46,7 +60,7 @@ pub(crate) fn run(command: &BlueprintCommand) -> ExitCode {
                 match read(file) {
                     Ok(_) => println!("{}: valid", file.display()),
                     Err(diagnostics) => {
-                        diagnostics.iter().for_each(|fault| show(file, fault));
+                        diagnostics.0.iter().for_each(|fault| show(file, fault));
                         code = ExitCode::FAILURE;
                     }
                 }
@@ -56,7 +70,22 @@ pub(crate) fn run(command: &BlueprintCommand) -> ExitCode {
     }
 }
 
-fn read(file: &Path) -> Result<Plan, Vec<Diagnostic>> {
+fn draw(plan: &Plan, output: Option<&Path>) -> ExitCode {
+    let drawing = conclave_drawing::svg(plan);
+    let Some(output) = output else {
+        print!("{drawing}");
+        return ExitCode::SUCCESS;
+    };
+    match std::fs::write(output, drawing) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} cannot be written: {error}", output.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Plan, Diagnostics> {
     let folder = file
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())

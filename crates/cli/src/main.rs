@@ -58,7 +58,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Blueprint(command) => Ok(blueprint::run(&command)),
         Command::Manager { config } => {
             let config = conclave_config::load(&config)?;
-            let filter = format!("{},openraft=error", config.log);
+            // What these say, our own lines say better.
+            let filter = format!("{},openraft=error,lapin=off,deadpool.postgres=error", config.log);
             conclave_telemetry::init(&filter, conclave_telemetry::Format::Text)?;
             let program = std::env::current_exe()?;
             runtime()?.block_on(conclave_manager::run(config, &program))?;

@@ -30,6 +30,9 @@ pub struct NodeConfig {
     /// Folder of PostgreSQL's programs; found by version below `/usr/lib/postgresql` when absent.
     #[serde(default)]
     pub postgres_bin_dir: Option<PathBuf>,
+    /// RabbitMQ's folder, with `plugins` in it; found by version below `/usr/lib/rabbitmq/lib` when absent.
+    #[serde(default)]
+    pub rabbitmq_dir: Option<PathBuf>,
     /// Log filter, such as `info,conclave_postgres=debug`.
     #[serde(default = "default_log")]
     pub log: String,
@@ -57,9 +60,7 @@ pub struct Ports {
     pub internal: u16,
     /// AMQPS.
     pub broker: u16,
-    /// Erlang's port mapper for this node's broker alone.
-    pub broker_epmd: u16,
-    /// Erlang distribution of this node's broker.
+    /// Erlang distribution of this node's broker, which never speaks to another one.
     pub broker_distribution: u16,
     /// The proxy that leads to the current primary.
     pub database_proxy: u16,
@@ -80,7 +81,6 @@ impl Default for Ports {
             redirect: None,
             internal: 53333,
             broker: 5671,
-            broker_epmd: 4369,
             broker_distribution: 25672,
             database_proxy: 5432,
             database: 15432,

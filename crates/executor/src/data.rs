@@ -1,13 +1,17 @@
 //! A deployment's rows as functions and operations see them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use conclave_blueprint::{EvaluationContext, EvaluationError, Storage, evaluate};
+use conclave_blueprint::functions::{
+    EvaluationContext, Storage, StoredInstance, StoredNode, evaluate, evaluate_node, not_found,
+};
+use conclave_blueprint::{Fault, Text, Value as PlanValue};
 use conclave_operations::{End, InstanceView, NodeView, OperationCall, OperationContext, Subject};
 use conclave_store::{ClaimedExecution, DeploymentRows};
 use conclave_types::OperationId;
 use conclave_workflow::OperationTask;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Nodes, instances and inputs of a deployment, by id.
 pub struct DeploymentData {
@@ -38,8 +42,8 @@ impl DeploymentData {
     ///
     /// # Errors
     /// When a call has no value.
-    pub fn evaluate(&self, value: &Value, context: &EvaluationContext) -> Result<Value, EvaluationError> {
-        evaluate(value, context, self)
+    pub fn evaluate(&self, value: &Value, context: &EvaluationContext) -> Result<Value, Fault> {
+        Ok(evaluate(&PlanValue::from(value), context, self)?.to_json())
     }
 
     /// What an operation's run needs to know.
@@ -48,16 +52,19 @@ impl DeploymentData {
         id: OperationId,
         task: &OperationTask,
         claim: &ClaimedExecution,
-    ) -> Result<OperationCall, EvaluationError> {
+    ) -> Result<OperationCall, Fault> {
         let context = match &task.relationship {
             None => EvaluationContext {
                 self_id: Some(task.instance.clone()),
+                self_node: self.node_of(&task.instance),
                 ..EvaluationContext::default()
             },
             Some(ends) => EvaluationContext {
-                self_id: None,
                 source_id: Some(ends.source.clone()),
                 target_id: Some(ends.target.clone()),
+                source_node: self.node_of(&ends.source),
+                target_node: self.node_of(&ends.target),
+                ..EvaluationContext::default()
             },
         };
         let inputs = if task.has_functions {
@@ -66,10 +73,10 @@ impl DeploymentData {
             task.inputs.clone()
         };
         let subject = match &task.relationship {
-            None => Subject::NodeInstance(Box::new(self.end(&task.instance, &context)?)),
+            None => Subject::NodeInstance(Box::new(self.end(&task.instance)?)),
             Some(ends) => Subject::Relationship {
-                source: Box::new(self.end(&ends.source, &context)?),
-                target: Box::new(self.end(&ends.target, &context)?),
+                source: Box::new(self.end(&ends.source)?),
+                target: Box::new(self.end(&ends.target)?),
             },
         };
         let fields = json!({
@@ -99,17 +106,16 @@ impl DeploymentData {
         })
     }
 
-    fn end(&self, instance_id: &str, context: &EvaluationContext) -> Result<End, EvaluationError> {
-        let unknown = || EvaluationError::Function(format!("there is no node instance {instance_id}"));
+    fn end(&self, instance_id: &str) -> Result<End, Fault> {
+        let unknown = || not_found("node instance", instance_id);
         let instance = self.instances.get(instance_id).ok_or_else(unknown)?;
         let node = self.nodes.get(text(instance, "node_id")).ok_or_else(unknown)?;
-        let own = EvaluationContext {
-            self_id: Some(instance_id.to_owned()),
-            ..context.clone()
+        let properties = json!({"id": node["id"], "name": node["id"], "properties": node["properties"]});
+        let properties = match PlanValue::from(&properties) {
+            PlanValue::Map(node) => evaluate_node(&node, Some(instance_id), self)?,
+            _ => conclave_blueprint::Map::new(),
         };
-        let evaluated = |value: &Value| -> Result<Map<String, Value>, EvaluationError> {
-            Ok(self.evaluate(value, &own)?.as_object().cloned().unwrap_or_default())
-        };
+        let properties = properties.get("properties").map(PlanValue::to_json).unwrap_or_default();
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
         let host_id = instance["host_id"].as_str().map(str::to_owned);
         let host = host_id.as_ref().and_then(|id| self.instances.get(id));
@@ -133,7 +139,7 @@ impl DeploymentData {
                     .filter_map(Value::as_str)
                     .map(str::to_owned)
                     .collect(),
-                properties: evaluated(&node["properties"])?,
+                properties: properties.as_object().cloned().unwrap_or_default(),
                 number_of_instances: node["number_of_instances"]
                     .as_u64()
                     .and_then(|n| u32::try_from(n).ok())
@@ -160,48 +166,70 @@ impl DeploymentData {
     }
 }
 
-impl Storage for DeploymentData {
-    fn input(&self, name: &str) -> Option<Value> {
-        self.inputs.get(name).cloned()
-    }
-
-    fn node_properties(&self, node: &str) -> Option<Value> {
-        self.nodes.get(node).map(|node| node["properties"].clone())
-    }
-
+impl DeploymentData {
     fn node_of(&self, instance: &str) -> Option<String> {
-        self.instances
-            .get(instance)
-            .map(|instance| text(instance, "node_id").to_owned())
+        let instance = self.instances.get(instance)?;
+        Some(text(instance, "node_id").to_owned())
+    }
+}
+
+fn shared(value: &Value, key: &str) -> Text {
+    text(value, key).into()
+}
+
+fn map(value: &Value) -> conclave_blueprint::Map {
+    PlanValue::from(value).as_map().cloned().unwrap_or_default()
+}
+
+fn pairs(list: &Value, first: &str, second: &str) -> Vec<(Text, Text)> {
+    let items = list.as_array().into_iter().flatten();
+    items.map(|item| (shared(item, first), shared(item, second))).collect()
+}
+
+impl Storage for DeploymentData {
+    fn input(&self, name: &str) -> Result<Option<PlanValue>, Fault> {
+        Ok(self.inputs.get(name).map(PlanValue::from))
     }
 
-    fn runtime_properties(&self, instance: &str) -> Option<Value> {
-        self.instances
-            .get(instance)
-            .map(|instance| instance["runtime_properties"].clone())
+    fn node(&self, id: &str) -> Result<Arc<StoredNode>, Fault> {
+        const CONTAINED_IN: &str = "cloudify.relationships.contained_in";
+        let node = self.nodes.get(id).ok_or_else(|| not_found("node", id))?;
+        let relationships = node["relationships"].as_array().into_iter().flatten();
+        let mut containing = relationships.filter(|relationship| {
+            let hierarchy = relationship["type_hierarchy"].as_array();
+            hierarchy.is_some_and(|hierarchy| hierarchy.iter().any(|name| name == CONTAINED_IN))
+        });
+        Ok(Arc::new(StoredNode {
+            id: id.into(),
+            properties: map(&node["properties"]),
+            container: containing.next().map(|relationship| shared(relationship, "target_id")),
+        }))
     }
 
-    fn instances_of(&self, node: &str) -> Vec<String> {
-        self.instance_ids
-            .iter()
-            .filter(|id| self.node_of(id).as_deref() == Some(node))
-            .cloned()
-            .collect()
+    fn instances_of(&self, node: &str) -> Result<Vec<Arc<StoredInstance>>, Fault> {
+        let ids = self.instance_ids.iter();
+        ids.filter(|id| {
+            self.instances
+                .get(*id)
+                .is_some_and(|instance| text(instance, "node_id") == node)
+        })
+        .map(|id| self.instance(id))
+        .collect()
     }
 
-    fn related(&self, instance: &str) -> Vec<String> {
-        let relationships = self
-            .instances
-            .get(instance)
-            .and_then(|instance| instance["relationships"].as_array());
-        relationships
-            .into_iter()
-            .flatten()
-            .map(|related| text(related, "target_id").to_owned())
-            .collect()
+    fn instance(&self, id: &str) -> Result<Arc<StoredInstance>, Fault> {
+        let instance = self.instances.get(id).ok_or_else(|| not_found("node instance", id))?;
+        Ok(Arc::new(StoredInstance {
+            id: id.into(),
+            node_id: shared(instance, "node_id"),
+            index: instance["index"].as_i64(),
+            runtime_properties: map(&instance["runtime_properties"]),
+            relationships: pairs(&instance["relationships"], "target_name", "target_id"),
+            scaling_groups: pairs(&instance["scaling_groups"], "name", "id"),
+        }))
     }
 
-    fn secret(&self, _: &str) -> Option<String> {
-        None
+    fn secret(&self, _: &str) -> Result<Option<Text>, Fault> {
+        Ok(None)
     }
 }

@@ -16,4 +16,4 @@ mod supervisor;
 
 pub use create::{NewRequest, StartError};
 pub use data::DeploymentData;
-pub use supervisor::{Executor, ExecutorOptions, LogOutlet, Resources};
+pub use supervisor::{Executor, ExecutorOptions, LogLine, LogOutlet, Resources};

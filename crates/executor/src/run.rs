@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::data::DeploymentData;
-use crate::services::Services;
+use crate::services::{self, Services};
 use crate::supervisor::Executor;
 
 /// Catches a cancel whose announcement was lost.
@@ -326,8 +326,14 @@ impl Run {
                 Outcome::Succeeded(Value::Null)
             } else {
                 // A closed semaphore would mean that the executor is gone, and with it whoever waits for the outcome.
-                let _permit = executor.inner.admission.acquire().await;
-                run_operation(executor.clone(), claim, id, task, stop).await
+                let permit = executor.inner.admission.acquire().await;
+                let execution = claim.id;
+                let outcome = run_operation(executor.clone(), claim, id, task, stop).await;
+                drop(permit);
+                // The event of the operation's end is recorded after its lines: whoever follows the execution page by page
+                // finds none of them inserted before what he has read.
+                executor.inner.options.logs.flush(execution).await;
+                outcome
             };
             // The run may have ended meanwhile; then nobody records it, and the next owner runs it again.
             let _ended = sender.send((id, outcome)).await;
@@ -361,6 +367,11 @@ impl Run {
                 )
             }
         };
+        // Whoever sees the end and then reads the events finds all of them.
+        let flush = self.executor.inner.options.logs.flush(self.claim.id);
+        if self.stop.run_until(flush).await.is_none() {
+            return Err(Stop::Stopping);
+        }
         let events = [self.workflow_event(event, text)];
         self.patiently(|| {
             self.store()
@@ -448,6 +459,7 @@ fn run_operation(
             Err(error) => return Outcome::Failed(OperationError::non_recoverable(error.to_string())),
         };
         let services = Arc::new(Services {
+            origin: Arc::new(services::origin(&claim, id, &task)),
             store: options.store.clone(),
             logs: Arc::clone(&options.logs),
             resources: Arc::clone(&options.resources),

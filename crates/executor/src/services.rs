@@ -7,12 +7,12 @@ use bytes::Bytes;
 use conclave_operations::{OperationServices, ServiceError};
 use conclave_runtime::{Backoff, clock};
 use conclave_store::{ClaimedExecution, InstancePatch, Store, StoreError};
-use conclave_types::{EventKind, EventRecord, OperationId};
+use conclave_types::{EventKind, EventOrigin, EventRecord, OperationId};
 use conclave_workflow::OperationTask;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::supervisor::{LogOutlet, Resources};
+use crate::supervisor::{LogLine, LogOutlet, Resources};
 
 pub(crate) struct Services {
     pub(crate) store: Store,
@@ -22,12 +22,26 @@ pub(crate) struct Services {
     pub(crate) id: OperationId,
     pub(crate) task: OperationTask,
     pub(crate) manager: String,
+    pub(crate) origin: Arc<EventOrigin>,
+}
+
+/// What the lines of an operation say of where they come from.
+pub(crate) fn origin(claim: &ClaimedExecution, id: OperationId, task: &OperationTask) -> EventOrigin {
+    EventOrigin {
+        tenant: claim.tenant.clone(),
+        blueprint_id: claim.blueprint.clone(),
+        deployment_id: claim.deployment.clone(),
+        workflow_id: claim.workflow.clone(),
+        task_id: id,
+        task_name: task.function.clone(),
+        plugin: task.plugin.clone(),
+    }
 }
 
 impl Services {
-    fn record(&self, kind: EventKind, text: &str) -> EventRecord {
+    fn line(&self, kind: EventKind, text: &str) -> LogLine {
         let ends = self.task.relationship.as_ref();
-        EventRecord {
+        let record = EventRecord {
             message: text.to_owned(),
             operation: Some(self.task.operation.clone()),
             node_name: Some(self.task.node.clone()),
@@ -36,6 +50,10 @@ impl Services {
             target_id: ends.map(|ends| ends.target.clone()),
             manager_name: Some(self.manager.clone()),
             ..EventRecord::new(Uuid::now_v7(), self.claim.id, kind, clock::now())
+        };
+        LogLine {
+            record,
+            origin: Arc::clone(&self.origin),
         }
     }
 }
@@ -47,14 +65,14 @@ impl OperationServices for Services {
             logger: format!("ctx.{}", self.id),
             level: level.to_owned(),
         };
-        self.logs.send(self.record(kind, text)).await;
+        self.logs.send(self.line(kind, text)).await;
     }
 
     async fn event(&self, text: &str) {
         let kind = EventKind::Event {
             event_type: "plugin_event".into(),
         };
-        self.logs.send(self.record(kind, text)).await;
+        self.logs.send(self.line(kind, text)).await;
     }
 
     async fn resource(&self, path: &str) -> Result<Bytes, ServiceError> {

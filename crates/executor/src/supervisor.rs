@@ -8,7 +8,7 @@ use bytes::Bytes;
 use conclave_operations::{Runner, ServiceError};
 use conclave_runtime::{Backoff, Shutdown, ShutdownTrigger, Tasks};
 use conclave_store::{Store, StoreError};
-use conclave_types::{EventRecord, ExecutionId};
+use conclave_types::{EventOrigin, EventRecord, ExecutionId};
 use conclave_workflow::Settings;
 use futures::StreamExt;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -19,11 +19,24 @@ use crate::run::Run;
 /// Catches what a lost announcement would leave lying.
 const POLL: Duration = Duration::from_secs(2);
 
-/// Takes log lines and plugin events on their way to the record. It returns when they are in safe hands.
+/// A log line or plugin event of an operation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogLine {
+    /// What is recorded.
+    pub record: EventRecord,
+    /// Where it comes from; shared by the operation's lines.
+    pub origin: Arc<EventOrigin>,
+}
+
+/// Takes log lines and plugin events on their way to the record.
 #[async_trait::async_trait]
 pub trait LogOutlet: Send + Sync {
-    /// Takes one.
-    async fn send(&self, record: EventRecord);
+    /// Takes one. It waits while too many are under way, and the script that writes them with it.
+    async fn send(&self, line: LogLine);
+
+    /// Waits until the lines of an execution that were sent before are recorded. It gives up after some seconds: a workflow's
+    /// end must not hang on its logs. What is not recorded by then still will be.
+    async fn flush(&self, execution: ExecutionId);
 }
 
 /// Reads files of the resource tree.

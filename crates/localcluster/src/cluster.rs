@@ -1,6 +1,6 @@
 //! Starting, finding and stopping the nodes.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::layout::{Layout, NodeLayout};
+use crate::layout::{FIRST_ADDRESS, Layout, NodeLayout};
 use crate::ports::{holder_of, try_bind};
 use crate::process::TrackedProcess;
 use crate::rest::{RestClient, RestError};
@@ -68,6 +68,12 @@ struct Facts {
     program: PathBuf,
     rest_port: u16,
     admin: Admin,
+    #[serde(default = "first_address")]
+    first_address: Ipv4Addr,
+}
+
+fn first_address() -> Ipv4Addr {
+    FIRST_ADDRESS
 }
 
 /// Told about each step.
@@ -150,7 +156,15 @@ impl LocalCluster {
     /// # Errors
     /// When a port is in use, another cluster is in the folder, or a node cannot be made or started.
     pub async fn up(spec: &Spec, progress: &dyn Progress) -> Result<Self, UpError> {
-        let layout = Layout::new(&spec.dir);
+        Self::up_at(spec, FIRST_ADDRESS, progress).await
+    }
+
+    /// The same for a cluster that is made with another first address. One that is there keeps its addresses.
+    ///
+    /// # Errors
+    /// As [`Self::up`].
+    pub async fn up_at(spec: &Spec, first_address: Ipv4Addr, progress: &dyn Progress) -> Result<Self, UpError> {
+        let layout = Layout::at(&spec.dir, first_address);
         let cluster = match Self::load(&spec.dir) {
             Ok(found) if found.facts.nodes != spec.nodes => {
                 let (dir, found) = (spec.dir.clone(), found.facts.nodes);
@@ -192,8 +206,9 @@ impl LocalCluster {
             }
             Err(error) => return Err(system(format!("read {}", file.display()))(error)),
         };
-        let facts =
+        let facts: Facts =
             serde_json::from_slice(&text).map_err(|error| system(format!("read {}", file.display()))(error.into()))?;
+        let layout = Layout::at(dir, facts.first_address);
         Ok(Self { layout, facts })
     }
 
@@ -220,6 +235,7 @@ impl LocalCluster {
             program: spec.program.clone(),
             rest_port,
             admin,
+            first_address: layout.first_address(),
         };
         let text = serde_json::to_vec_pretty(&facts).map_err(|error| system("write facts")(error.into()))?;
         write_private(&layout.facts_file(), &text)?;
@@ -311,9 +327,14 @@ impl LocalCluster {
         TrackedProcess::running(pid)
     }
 
-    /// Kills a node as a power cut would: manager and PostgreSQL at once, without a word.
+    /// The broker of a node.
+    pub fn broker(&self, number: u8) -> Option<TrackedProcess> {
+        TrackedProcess::recall(&self.layout.node(number).broker_process_file()).filter(TrackedProcess::is_running)
+    }
+
+    /// Kills a node as a power cut would: manager, PostgreSQL and RabbitMQ at once, without a word.
     pub fn kill(&self, number: u8) {
-        let victims: Vec<_> = [self.manager(number), self.postmaster(number)]
+        let victims: Vec<_> = [self.manager(number), self.postmaster(number), self.broker(number)]
             .into_iter()
             .flatten()
             .collect();
@@ -432,9 +453,8 @@ impl LocalCluster {
                 postmaster.stop(Duration::ZERO).await;
             }
         }
-        let dir = self.layout.node(number).dir;
-        for process in crate::process::below(&dir) {
-            process.stop(Duration::from_secs(5)).await;
+        if let Some(broker) = self.broker(number) {
+            broker.stop(STOP_GRACE).await;
         }
     }
 
@@ -526,7 +546,7 @@ fn choose_rest_port(layout: &Layout, progress: &dyn Progress) -> Result<u16, UpE
 }
 
 fn check_ports(node: &NodeLayout, rest_port: u16) -> Result<(), UpError> {
-    for port in [rest_port, 53333, 5671, 5432, 15432, 8300, 8500, 22000] {
+    for port in [rest_port, 53333, 5671, 25672, 5432, 15432, 8300, 8500, 22000] {
         let address = SocketAddr::new(node.address, port);
         if let Err(error) = try_bind(address) {
             if error.kind() != std::io::ErrorKind::AddrInUse {
@@ -539,12 +559,8 @@ fn check_ports(node: &NodeLayout, rest_port: u16) -> Result<(), UpError> {
     Ok(())
 }
 
-/// Ports that differ from node to node: they listen on 127.0.0.1 as well, whatever address they are given.
+/// The configuration of a node: the standard ports on its own address, apart from the REST API's.
 fn write_config(node: &NodeLayout, rest_port: u16) -> Result<(), UpError> {
-    let number = u16::from(match node.address {
-        std::net::IpAddr::V4(address) => address.octets()[3],
-        std::net::IpAddr::V6(_) => 0,
-    });
     std::fs::create_dir_all(&node.dir).map_err(system(format!("create {}", node.dir.display())))?;
     // PostgreSQL and RabbitMQ run under accounts of their own and must be able to pass through.
     std::fs::set_permissions(&node.dir, std::fs::Permissions::from_mode(0o755))
@@ -553,12 +569,10 @@ fn write_config(node: &NodeLayout, rest_port: u16) -> Result<(), UpError> {
         "# Written by deploy/up. The keys are explained in docs/configuration.md.\n\
          node:\n  name: {name}\n  address: {address}\n\
          data_dir: {data_dir}\n\
-         ports:\n  rest: {rest_port}\n  broker_epmd: {epmd}\n  broker_distribution: {distribution}\n",
+         ports:\n  rest: {rest_port}\n",
         name = node.name,
         address = node.address,
         data_dir = node.data_dir().display(),
-        epmd = 43600 + number,
-        distribution = 43700 + number,
     );
     std::fs::write(node.config_file(), text).map_err(system(format!("write {}", node.config_file().display())))
 }

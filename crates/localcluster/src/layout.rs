@@ -3,10 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+/// The address of the first node, if nobody chose another.
+pub const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+
 /// The folders of a local cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     dir: PathBuf,
+    first_address: Ipv4Addr,
 }
 
 /// The folders and files of one node.
@@ -14,7 +18,7 @@ pub struct Layout {
 pub struct NodeLayout {
     /// Its name: `node1`, `node2`, …
     pub name: String,
-    /// Its loopback address: 127.0.0.11 for `node1`, and so on.
+    /// Its loopback address: 127.0.0.11 for `node1` if nobody chose another, and so on.
     pub address: IpAddr,
     /// Its folder.
     pub dir: PathBuf,
@@ -23,12 +27,25 @@ pub struct NodeLayout {
 impl Layout {
     /// A cluster below `dir`, which need not exist.
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self::at(dir, FIRST_ADDRESS)
+    }
+
+    /// A cluster below `dir` whose first node has this address; the others' follow it.
+    pub fn at(dir: &Path, first_address: Ipv4Addr) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            first_address,
+        }
     }
 
     /// The folder that holds everything.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The address of the first node.
+    pub fn first_address(&self) -> Ipv4Addr {
+        self.first_address
     }
 
     /// What the cluster was made with, including the administrator's password: readable by its owner alone.
@@ -47,7 +64,9 @@ impl Layout {
         let dir = self.dir.join(&name);
         NodeLayout {
             name,
-            address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 10 + number)),
+            address: IpAddr::V4(Ipv4Addr::from_bits(
+                self.first_address.to_bits() + u32::from(number.saturating_sub(1)),
+            )),
             dir,
         }
     }
@@ -67,6 +86,11 @@ impl NodeLayout {
     /// What the manager says.
     pub fn log_file(&self) -> PathBuf {
         self.dir.join("manager.log")
+    }
+
+    /// Which process the broker is, as its manager wrote it down.
+    pub fn broker_process_file(&self) -> PathBuf {
+        self.data_dir().join("rabbitmq.json")
     }
 
     /// Which process the manager is.
@@ -103,5 +127,7 @@ mod tests {
             ("node3", "127.0.0.13")
         );
         assert_eq!(node.config_file(), Path::new("/x/node3/node.yaml"));
+        let elsewhere = Layout::at(Path::new("/x"), Ipv4Addr::new(127, 0, 0, 21));
+        assert_eq!(elsewhere.node(2).address.to_string(), "127.0.0.22");
     }
 }

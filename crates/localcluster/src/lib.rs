@@ -16,7 +16,7 @@ mod rest;
 
 pub use cluster::{Admin, LocalCluster, NodeFacts, Progress, Spec, UpError};
 pub use demo::{Demo, run_demo};
-pub use layout::{Layout, NodeLayout, default_dir};
+pub use layout::{FIRST_ADDRESS, Layout, NodeLayout, default_dir};
 pub use ports::{PortHolder, holder_of};
 pub use process::{Signal, TrackedProcess};
 pub use rest::{RestClient, RestError};

@@ -1,12 +1,13 @@
 //! `conclave-local`: what `deploy/up` and `deploy/down` run.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use conclave_localcluster::{LocalCluster, Progress, Spec, UpError, default_dir, run_demo};
+use conclave_localcluster::{FIRST_ADDRESS, LocalCluster, Progress, Spec, UpError, default_dir, run_demo};
 use serde_json::json;
 
 const SERVING_DEADLINE: Duration = Duration::from_secs(60);
@@ -29,6 +30,9 @@ enum Command {
         /// Everything is kept below it.
         #[arg(long)]
         dir: Option<PathBuf>,
+        /// The loopback address of node1; the others' follow it.
+        #[arg(long, default_value_t = FIRST_ADDRESS)]
+        first_address: Ipv4Addr,
         /// The `conclave` program; the one beside this program by default.
         #[arg(long)]
         program: Option<PathBuf>,
@@ -80,6 +84,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Up {
             nodes,
             dir,
+            first_address,
             program,
             example,
             no_demo,
@@ -93,7 +98,14 @@ async fn run(command: Command) -> Result<()> {
                 dir: dir.unwrap_or_else(default_dir),
                 program: program_path(program)?,
             };
-            up(&spec, example.as_deref().filter(|_| !no_demo), json, &printer).await
+            up(
+                &spec,
+                first_address,
+                example.as_deref().filter(|_| !no_demo),
+                json,
+                &printer,
+            )
+            .await
         }
         Command::Down { dir, wipe } => {
             let dir = dir.unwrap_or_else(default_dir);
@@ -118,8 +130,8 @@ fn program_path(given: Option<PathBuf>) -> Result<PathBuf> {
         .with_context(|| format!("{}: the conclave program is not there", path.display()))
 }
 
-async fn up(spec: &Spec, example: Option<&Path>, json: bool, printer: &Printer) -> Result<()> {
-    let cluster = LocalCluster::up(spec, printer).await?;
+async fn up(spec: &Spec, first_address: Ipv4Addr, example: Option<&Path>, json: bool, printer: &Printer) -> Result<()> {
+    let cluster = LocalCluster::up_at(spec, first_address, printer).await?;
     cluster.wait_serving(1, SERVING_DEADLINE).await?;
     printer.step("the API reads and writes");
     cluster.wait_healthy(1, HEALTHY_DEADLINE).await?;

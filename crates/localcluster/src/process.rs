@@ -73,26 +73,6 @@ impl TrackedProcess {
     }
 }
 
-/// The running processes that name a path below `dir` on their command line: servers of a node whose manager is gone.
-/// Only processes of this user (of all users for root) can be read, and this process is left out.
-pub(crate) fn below(dir: &Path) -> Vec<TrackedProcess> {
-    let needle = format!("{}/", dir.display());
-    let own = std::process::id() as i32;
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| *pid != own)
-        .filter(|pid| {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&command).contains(&needle)
-        })
-        .filter_map(TrackedProcess::running)
-        .collect()
-}
-
 /// Start time and state letter from `/proc/<pid>/stat`. The name in brackets may hold anything, so fields count from
 /// its closing bracket.
 fn start_and_state(pid: i32) -> Option<(u64, char)> {

@@ -4,7 +4,7 @@
 //! upwards, and stops them in the opposite order.
 
 mod bootstrap;
-mod outlet;
+mod messages;
 mod report;
 mod view;
 
@@ -25,19 +25,22 @@ use conclave_operations::{Runner, RunnerOptions};
 use conclave_postgres::{Database, DatabaseOptions};
 use conclave_rest::RestState;
 use conclave_runtime::account::Account;
-use conclave_runtime::{StopReport, Tasks};
+use conclave_runtime::{Shutdown, StopReport, Tasks};
 use conclave_store::{Store, StoreOptions};
 use conclave_workflow::Settings;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-use outlet::StoreOutlet;
+use messages::Messages;
 use report::Reporter;
 use view::{FileResources, RaftView, live_managers};
 
 /// What has not stopped by then is left behind.
 const STOP_DEADLINE: Duration = Duration::from_secs(25);
 const STORE_CONNECTIONS: usize = 24;
+/// How often a store that holds back is looked at: requests end within milliseconds.
+const QUIET_LOOK: Duration = Duration::from_millis(3);
 /// How long a request waits through a failover.
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -104,7 +107,12 @@ pub async fn run(config: NodeConfig, program: &Path) -> Result<()> {
     // Substrate and services stop one after the other: nothing loses the database that it still writes to.
     let (substrate, services) = (Tasks::new("substrate"), Tasks::new("services"));
     let consensus = start_node(&config, program, identity, listeners, &substrate, &services).await?;
-    wait_for_signal().await?;
+    tokio::select! {
+        signal = wait_for_signal() => signal?,
+        () = removed(&consensus) => tracing::warn!(
+            "this node has been removed from its cluster: it stops, and its data directory is to be wiped before it joins one again"
+        ),
+    }
     tracing::info!("stopping");
     let orderly = async {
         services.stop(STOP_DEADLINE).await;
@@ -122,6 +130,35 @@ pub async fn run(config: NodeConfig, program: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// While the database is to change its primary as planned: tells it when everything has ended that was begun before.
+async fn tell_when_quiet(
+    store: Store,
+    mut hold: watch::Receiver<bool>,
+    quiet: watch::Sender<bool>,
+    shutdown: Shutdown,
+) {
+    while !shutdown.is_requested() {
+        let held = *hold.borrow_and_update();
+        quiet.send_replace(held && store.is_quiet());
+        let pause = if held { QUIET_LOOK } else { Duration::MAX };
+        tokio::select! {
+            () = shutdown.requested() => return,
+            changed = hold.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Resolves when this node has been removed from the cluster.
+async fn removed(consensus: &Consensus) {
+    let (mut state, me) = (consensus.state(), consensus.me());
+    let gone = state.wait_for(|state| state.has_left(me));
+    if gone.await.is_err() {
+        // The group has stopped, and this process is about to.
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn wait_for_signal() -> Result<()> {
@@ -178,6 +215,7 @@ async fn start_node(
         listener: listeners.files,
     };
     let files = FileSync::start(file_options, &consensus, substrate)?;
+    let hold = database.holds(services);
     let store = Store::open(&StoreOptions {
         host: config.node.address.to_string(),
         port: config.ports.database_proxy,
@@ -186,11 +224,17 @@ async fn start_node(
         database: conclave_postgres::DATABASE.into(),
         connections: STORE_CONNECTIONS,
         patience: STORE_PATIENCE,
+        hold: hold.clone(),
     })?;
+    services.spawn(
+        "quiet store",
+        tell_when_quiet(store.clone(), hold, database.quiet(), services.shutdown()),
+    );
     let schema = bootstrap::start(store.clone(), consensus.clone(), services);
-    let executor = start_executor(config, program, &store, &files, &consensus, services)?;
+    let messages = Messages::start(config, &identity, &consensus, &store, &schema, substrate, services);
+    let executor = start_executor(config, program, &store, &files, &consensus, &messages, services)?;
     let reporting = Reporter::start(
-        config, &identity, &consensus, &database, &files, &executor, schema, &store, services,
+        config, &identity, &consensus, &database, &files, &messages, &executor, schema, &store, services,
     );
     // It is set once, here.
     let _first = reporter.set(reporting);
@@ -224,6 +268,7 @@ fn start_executor(
     store: &Store,
     files: &FileSync,
     consensus: &Consensus,
+    messages: &Messages,
     services: &Tasks,
 ) -> Result<Executor> {
     let commands = config.data_dir.join("commands");
@@ -244,7 +289,7 @@ fn start_executor(
         concurrent_operations: config.workflows.concurrent_operations,
         store: store.clone(),
         runner,
-        logs: Arc::new(StoreOutlet::start(store.clone(), services)),
+        logs: Arc::new(messages.outlet.clone()),
         resources: Arc::new(FileResources(files.clone())),
         live: live_managers(consensus, services),
     };

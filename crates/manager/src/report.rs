@@ -9,12 +9,14 @@ use conclave_consensus::Consensus;
 use conclave_consul_api::{NodeReport, Part};
 use conclave_executor::Executor;
 use conclave_filesync::FileSync;
-use conclave_net::NodeIdentity;
+use conclave_net::{Credentials, NodeIdentity};
 use conclave_postgres::Database;
 use conclave_runtime::{Tasks, clock};
 use conclave_store::Store;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+
+use crate::messages::Messages;
 
 /// How often the record is asked whether it answers.
 const PROBE_PERIOD: Duration = Duration::from_millis(500);
@@ -22,9 +24,11 @@ const PROBE_PERIOD: Duration = Duration::from_millis(500);
 /// Puts the report together.
 pub(crate) struct Reporter {
     name: String,
+    credentials: Credentials,
     consensus: Consensus,
     database: Database,
     files: FileSync,
+    messages: Messages,
     executor: Executor,
     schema: watch::Receiver<bool>,
     store_answers: watch::Receiver<bool>,
@@ -43,6 +47,7 @@ impl Reporter {
         consensus: &Consensus,
         database: &Database,
         files: &FileSync,
+        messages: &Messages,
         executor: &Executor,
         schema: watch::Receiver<bool>,
         store: &Store,
@@ -62,9 +67,11 @@ impl Reporter {
         });
         Self {
             name: identity.name.clone(),
+            credentials: identity.credentials.clone(),
             consensus: consensus.clone(),
             database: database.clone(),
             files: files.clone(),
+            messages: messages.clone(),
             executor: executor.clone(),
             schema,
             store_answers,
@@ -77,7 +84,9 @@ impl Reporter {
             ("raft".to_owned(), self.raft()),
             ("postgres".to_owned(), self.postgres()),
             ("files".to_owned(), self.file_tree()),
+            ("broker".to_owned(), self.broker()),
             ("store".to_owned(), self.store()),
+            ("certificate".to_owned(), self.certificate()),
             (
                 "executor".to_owned(),
                 self.part("executor", None, json!({"running": self.executor.running()})),
@@ -148,6 +157,28 @@ impl Reporter {
             None => None,
         };
         self.part("files", cause, serde_json::to_value(&status).unwrap_or(Value::Null))
+    }
+
+    /// It is renewed long before it expires; that it is overdue by half of what was left then means that this fails.
+    fn certificate(&self) -> Part {
+        let validity = self.credentials.validity();
+        let overdue = validity.renewal() + (validity.until.duration_since(validity.renewal())) / 2;
+        let cause = (clock::now() > overdue).then(|| {
+            format!(
+                "it expires at {} and has not been renewed; the log says why",
+                validity.until
+            )
+        });
+        self.part(
+            "certificate",
+            cause,
+            json!({"from": validity.from, "until": validity.until}),
+        )
+    }
+
+    fn broker(&self) -> Part {
+        let (cause, details) = self.messages.health();
+        self.part("broker", cause, details)
     }
 
     fn store(&self) -> Part {

@@ -8,8 +8,11 @@ use serde::{Deserialize, Serialize};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{ClusterKey, NetError};
+use crate::{ClusterKey, Credentials, NetError};
 
+/// Certificate and private key, one after the other.
+const CREDENTIALS: &str = "credentials.pem";
+const KEY_BEGINS: &str = "-----BEGIN PRIVATE KEY-----";
 const NAME_SUFFIX: &str = ".conclave.internal";
 
 /// The DNS name that a node's certificate carries.
@@ -28,10 +31,10 @@ pub struct NodeIdentity {
     pub name: String,
     /// PEM.
     pub ca_certificate_pem: String,
-    /// PEM.
-    pub certificate_pem: String,
-    /// PEM.
-    pub key_pem: String,
+    /// Certificate and private key.
+    pub credentials: Credentials,
+    /// How often the cluster had ordered new certificates when these credentials were made.
+    pub generation: u64,
     /// Shared by the cluster's nodes.
     pub cluster_key: ClusterKey,
 }
@@ -50,6 +53,7 @@ struct Marker {
     cluster_id: String,
     node_id: u64,
     name: String,
+    generation: u64,
 }
 
 /// A new private key and a request to sign it, both PEM.
@@ -78,14 +82,23 @@ impl NodeIdentity {
             source,
         })?;
         write(dir, "ca.pem", 0o644, self.ca_certificate_pem.as_bytes())?;
-        write(dir, "node.pem", 0o644, self.chain_pem().as_bytes())?;
-        write(dir, "node-certificate.pem", 0o644, self.certificate_pem.as_bytes())?;
-        write(dir, "node.key", 0o600, self.key_pem.as_bytes())?;
         write(dir, "cluster.key", 0o600, self.cluster_key.as_bytes())?;
+        self.store_credentials(dir)
+    }
+
+    /// Writes the certificate and the key, which may have been renewed, and the marker.
+    ///
+    /// # Errors
+    /// When a file cannot be written; what was there before is there still.
+    pub fn store_credentials(&self, dir: &Path) -> Result<(), NetError> {
+        // One file, so that certificate and key fit each other whenever the process ends.
+        let both = self.credentials.certificate_pem() + &self.credentials.key_pem();
+        write(dir, CREDENTIALS, 0o600, both.as_bytes())?;
         let marker = Marker {
             cluster_id: self.cluster_id.clone(),
             node_id: self.node_id,
             name: self.name.clone(),
+            generation: self.generation,
         };
         let text = serde_json::to_vec(&marker).map_err(|error| NetError::Certificate(error.to_string()))?;
         write(dir, "node.json", 0o644, &text)
@@ -104,35 +117,45 @@ impl NodeIdentity {
             .map_err(|error| NetError::Certificate(format!("node.json: {error}")))?;
         let key_path = dir.join("cluster.key");
         let key = std::fs::read(&key_path).map_err(|source| NetError::File { path: key_path, source })?;
+        let (both, ca_certificate_pem) = (text(CREDENTIALS)?, text("ca.pem")?);
+        let (certificate, private_key) = both
+            .find(KEY_BEGINS)
+            .map(|at| both.split_at(at))
+            .ok_or_else(|| NetError::Certificate(format!("{CREDENTIALS} holds no private key")))?;
+        let credentials = Credentials::new(certificate.to_owned(), private_key.to_owned(), &ca_certificate_pem)?;
         Ok(Self {
             cluster_id: marker.cluster_id,
             node_id: marker.node_id,
             name: marker.name,
-            ca_certificate_pem: text("ca.pem")?,
-            certificate_pem: text("node-certificate.pem")?,
-            key_pem: text("node.key")?,
+            ca_certificate_pem,
+            credentials,
+            generation: marker.generation,
             cluster_key: ClusterKey::from_bytes(&key)?,
         })
     }
 
     /// The node's certificate followed by the CA's: a joining node finds the CA in it by its fingerprint.
     pub fn chain_pem(&self) -> String {
-        format!("{}{}", self.certificate_pem, self.ca_certificate_pem)
+        self.credentials.certificate_pem() + &self.ca_certificate_pem
     }
 }
 
+/// Replaces a file as a whole: at any moment the old content or the new is there.
 fn write(dir: &Path, name: &str, mode: u32, content: &[u8]) -> Result<(), NetError> {
     use std::io::Write;
     let path = dir.join(name);
     let put = || {
+        let temporary = dir.join(format!("{name}.new"));
         let mut file = std::fs::OpenOptions::new()
             .create(true)
             .write(true)
             .truncate(true)
             .mode(mode)
-            .open(&path)?;
+            .open(&temporary)?;
         file.write_all(content)?;
-        file.sync_all()
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        std::fs::File::open(dir)?.sync_all()
     };
     put().map_err(|source| NetError::File {
         path: path.clone(),

@@ -8,6 +8,7 @@
 
 mod authority;
 mod client;
+mod credentials;
 mod error;
 mod identity;
 mod join_token;
@@ -17,6 +18,7 @@ mod tls;
 
 pub use authority::CertificateAuthority;
 pub use client::{Answer, HttpsClient, PeerConnector, PeerStream, join_channel};
+pub use credentials::{Credentials, Validity};
 pub use error::NetError;
 pub use identity::{NodeIdentity, PeerIdentity, new_key_and_request};
 pub use join_token::{JoinSecret, sha256_hex};

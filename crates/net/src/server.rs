@@ -112,6 +112,11 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, from: SocketAddr, n
     }
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
+        // Whoever only looks whether the port is open leaves like this.
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            tracing::debug!(listener = name, %from, "connection closed before the TLS handshake");
+            return None;
+        }
         Ok(Err(error)) => {
             tracing::warn!(listener = name, %from, reason = %error, "connection refused in the TLS handshake");
             return None;

@@ -6,10 +6,11 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
+use crate::credentials::Current;
 use crate::join_token::sha256_hex;
 use crate::{NetError, NodeIdentity};
 
@@ -76,7 +77,7 @@ impl ServerTls {
             ClientProof::Optional => builder.with_client_cert_verifier(build(verifier().allow_unauthenticated())?),
             ClientProof::Required => builder.with_client_cert_verifier(build(verifier())?),
         };
-        let mut config = builder.with_single_cert(chain(identity)?, key(identity)?)?;
+        let mut config = builder.with_cert_resolver(Arc::new(Current(identity.credentials.clone())));
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(Self {
             config: Arc::new(config),
@@ -89,7 +90,7 @@ pub(crate) fn peer_client(identity: &NodeIdentity, protocols: &[&[u8]]) -> Resul
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots(&identity.ca_certificate_pem)?)
-        .with_client_auth_cert(chain(identity)?, key(identity)?)?;
+        .with_client_cert_resolver(Arc::new(Current(identity.credentials.clone())));
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
@@ -181,15 +182,4 @@ fn roots(ca_certificate_pem: &str) -> Result<RootCertStore, NetError> {
     let mut roots = RootCertStore::empty();
     roots.add(first_certificate(ca_certificate_pem)?)?;
     Ok(roots)
-}
-
-fn chain(identity: &NodeIdentity) -> Result<Vec<CertificateDer<'static>>, NetError> {
-    Ok(vec![
-        first_certificate(&identity.certificate_pem)?,
-        first_certificate(&identity.ca_certificate_pem)?,
-    ])
-}
-
-fn key(identity: &NodeIdentity) -> Result<PrivateKeyDer<'static>, NetError> {
-    PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|error| NetError::Certificate(error.to_string()))
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_net::{
-    CertificateAuthority, ClusterKey, HttpsClient, NodeIdentity, PeerConnector, PeerIdentity, ServerTls, accept_peers,
-    bind, new_key_and_request, serve,
+    CertificateAuthority, ClusterKey, Credentials, HttpsClient, NodeIdentity, PeerConnector, PeerIdentity, ServerTls,
+    accept_peers, bind, new_key_and_request, serve,
 };
 use conclave_runtime::Tasks;
 use http_body_util::Full;
@@ -36,8 +36,8 @@ fn identity_for(
         node_id,
         name,
         ca_certificate_pem: authority.certificate_pem().into(),
-        certificate_pem,
-        key_pem,
+        credentials: Credentials::new(certificate_pem, key_pem, authority.certificate_pem()).unwrap(),
+        generation: 0,
         cluster_key: ClusterKey::from_bytes(&[1; 32]).unwrap(),
     }
 }
@@ -152,13 +152,38 @@ async fn an_identity_survives_the_disk() {
     assert!(!NodeIdentity::exists(dir.path()));
     made.store(dir.path()).unwrap();
     let read = NodeIdentity::load(dir.path()).unwrap();
-    assert_eq!((read.node_id, &read.certificate_pem), (7, &made.certificate_pem));
+    let pems = |identity: &NodeIdentity| (identity.credentials.certificate_pem(), identity.credentials.key_pem());
+    assert_eq!((read.node_id, pems(&read)), (7, pems(&made)));
     assert_eq!(read.cluster_key, made.cluster_key);
     let reloaded = CertificateAuthority::load(authority.certificate_pem(), &authority.key_pem()).unwrap();
     let again = identity(&reloaded, "c1", 8);
     let tasks = Tasks::new("test");
     let address = listen(&tasks, &read).await;
     assert_eq!(greet(&again, 7, address).await, Ok(8));
+    tasks.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn renewed_credentials_are_used_from_the_next_handshake_on() {
+    let authority = CertificateAuthority::create("c1").unwrap();
+    let server = identity(&authority, "c1", 1);
+    let client = identity_for(&authority, "c1", 2, SignedDuration::from_secs(-60));
+    let tasks = Tasks::new("test");
+    let address = listen(&tasks, &server).await;
+    let connector = PeerConnector::new(&client).unwrap();
+    let greet = async || {
+        let mut stream = connector.connect(1, "127.0.0.1", address.port()).await.ok()?;
+        stream.read_u8().await.ok()
+    };
+    assert_eq!(greet().await, None, "an expired certificate is refused");
+    let (key_pem, request) = new_key_and_request("node2").unwrap();
+    let renewed = authority.sign(&request, "c1", 2, "node2", "127.0.0.1").unwrap();
+    let mismatched = client
+        .credentials
+        .replace(renewed.clone(), server.credentials.key_pem());
+    assert!(mismatched.is_err(), "a key that is not the certificate's is refused");
+    client.credentials.replace(renewed, key_pem).unwrap();
+    assert_eq!(greet().await, Some(2), "the connector was made before the renewal");
     tasks.stop(Duration::from_secs(5)).await;
 }
 

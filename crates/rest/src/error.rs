@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use conclave_auth::AuthError;
-use conclave_blueprint::DeploymentError;
+use conclave_blueprint::{Class, Fault};
 use conclave_executor::StartError;
 use conclave_filesync::FileSyncError;
 use conclave_store::StoreError;
@@ -124,16 +124,23 @@ impl From<FileSyncError> for ApiError {
     }
 }
 
-impl From<DeploymentError> for ApiError {
-    fn from(error: DeploymentError) -> Self {
-        let code = match &error {
-            DeploymentError::MissingInputs(..) => "missing_required_deployment_input_error",
-            DeploymentError::UnknownInputs(..) => "unknown_deployment_input_error",
-            DeploymentError::WrongType(..) => "deployment_input_evaluation_error",
-            DeploymentError::Evaluation(_) => "functions_evaluation_error",
-            DeploymentError::Topology(_) => "deployment_creation_error",
+/// What is wrong with a deployment that is to be made, or with a function that is to be evaluated.
+impl From<Fault> for ApiError {
+    fn from(fault: Fault) -> Self {
+        let code = match fault.class {
+            Class::MissingRequiredInput => "missing_required_deployment_input_error",
+            Class::UnknownInput => "unknown_deployment_input_error",
+            Class::InputEvaluation | Class::Parsing | Class::Logic => "deployment_input_evaluation_error",
+            Class::Constraint => "constraint_error",
+            Class::UnknownSecret | Class::UnsupportedGetSecret => "unknown_deployment_secret_error",
+            Class::IllegalConnectedToConnectionType
+            | Class::UnsupportedRelationship
+            | Class::IllegalAllToOneState
+            | Class::UnsupportedAllToOneInGroup
+            | Class::Limit => "deployment_creation_error",
+            _ => "functions_evaluation_error",
         };
-        Self::new(StatusCode::BAD_REQUEST, code, error.to_string())
+        Self::new(StatusCode::BAD_REQUEST, code, fault.message)
     }
 }
 

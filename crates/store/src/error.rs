@@ -63,6 +63,10 @@ impl StoreError {
                 Self::Unavailable(db.message().to_owned())
             };
         }
+        // A cluster that has just been founded: its first manager makes the schema right after the database.
+        if *code == SqlState::UNDEFINED_TABLE {
+            return Self::Unavailable("the schema is not there yet".into());
+        }
         if *code == SqlState::UNIQUE_VIOLATION {
             return Self::Conflict(db.detail().unwrap_or(db.message()).to_owned());
         }

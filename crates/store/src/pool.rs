@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use conclave_runtime::Backoff;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_postgres::{Config, NoTls};
 
@@ -34,6 +35,9 @@ pub struct StoreOptions {
     pub connections: usize,
     /// How long a caller waits for a connection while there is no primary.
     pub patience: Duration,
+    /// While true, nobody gets a connection: the primary is about to be another, as planned, and what would be begun now
+    /// would be cut off.
+    pub hold: watch::Receiver<bool>,
 }
 
 /// A handle on the record. Cheap to clone.
@@ -42,6 +46,7 @@ pub struct Store {
     pool: Pool,
     config: Config,
     patience: Duration,
+    hold: watch::Receiver<bool>,
 }
 
 impl Store {
@@ -80,6 +85,7 @@ impl Store {
             pool,
             config,
             patience: options.patience,
+            hold: options.hold.clone(),
         })
     }
 
@@ -88,6 +94,11 @@ impl Store {
         let end = Instant::now() + self.patience;
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
         loop {
+            let mut hold = self.hold.clone();
+            // A closed channel holds nobody: its owner has ended, and this process with it.
+            if let Err(_elapsed) = tokio::time::timeout_at(end, hold.wait_for(|hold| !hold)).await {
+                return Err(StoreError::Unavailable("the primary is being changed".into()));
+            }
             let error = match tokio::time::timeout_at(end, self.pool.get()).await {
                 Ok(Ok(client)) => return Ok(client),
                 Ok(Err(error)) => error.to_string(),
@@ -98,6 +109,12 @@ impl Store {
             }
             tokio::time::sleep(backoff.next_delay()).await;
         }
+    }
+
+    /// Whether nobody in this process has a connection at the moment.
+    pub fn is_quiet(&self) -> bool {
+        let status = self.pool.status();
+        status.size == status.available
     }
 
     /// Whether the database answers now, without patience.

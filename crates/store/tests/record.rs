@@ -28,6 +28,7 @@ async fn store(server: &TestPostgres) -> Store {
         database: TestPostgres::DATABASE.into(),
         connections: 8,
         patience: Duration::from_secs(10),
+        hold: tokio::sync::watch::channel(false).1,
     })
     .unwrap();
     store.migrate().await.unwrap();

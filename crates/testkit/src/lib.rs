@@ -2,8 +2,12 @@
 //!
 //! For tests only: what fails here fails the test, so it panics with what went wrong.
 
+#[cfg(feature = "broker")]
+mod broker;
 mod postgres;
 mod wait;
 
+#[cfg(feature = "broker")]
+pub use broker::TestBroker;
 pub use postgres::TestPostgres;
 pub use wait::{free_port, wait_until};

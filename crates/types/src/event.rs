@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::ExecutionId;
+use crate::{ExecutionId, OperationId};
 
 /// Event or log: what only one of them has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,4 +72,24 @@ impl EventRecord {
             agent_name: None,
         }
     }
+}
+
+/// Where an operation's records come from, for those who read them on their way and not from the record (`context` on the
+/// wire). Nothing of it is stored with the record: the execution's row says it all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventOrigin {
+    /// The tenant's name.
+    pub tenant: String,
+    /// The blueprint's id.
+    pub blueprint_id: String,
+    /// The deployment's id.
+    pub deployment_id: String,
+    /// The workflow's name.
+    pub workflow_id: String,
+    /// The operation's task.
+    pub task_id: OperationId,
+    /// The plugin's function.
+    pub task_name: String,
+    /// The plugin.
+    pub plugin: String,
 }

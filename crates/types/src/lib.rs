@@ -7,7 +7,7 @@ mod execution;
 mod ids;
 mod operation;
 
-pub use event::{EventKind, EventRecord};
+pub use event::{EventKind, EventOrigin, EventRecord};
 pub use execution::{ExecutionStatus, UnknownExecutionStatus};
 pub use ids::{ExecutionId, GraphId, OperationId};
 pub use operation::{OperationState, UnknownOperationState};

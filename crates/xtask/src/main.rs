@@ -1,5 +1,6 @@
 //! Chores of the project: `cargo xtask …`.
 
+mod corpus;
 mod tidy;
 
 use clap::{Parser, Subcommand};
@@ -15,10 +16,14 @@ struct Arguments {
 enum Command {
     /// Check the house rules that the compiler does not know.
     Tidy,
+    /// Run the blueprint corpus.
+    #[command(subcommand)]
+    Corpus(corpus::Command),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Tidy => tidy::run(),
+        Command::Corpus(command) => corpus::execute(command),
     }
 }

@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 const LINES_MAX: usize = 800;
 
 /// A package may use what is on a lower level. The levels are explained in docs/architecture.md.
-const LEVELS: [(&str, u8); 24] = [
+const LEVELS: &[(&str, u8)] = &[
     ("types", 0),
     ("proto", 0),
     ("runtime", 1),
@@ -20,27 +20,31 @@ const LEVELS: [(&str, u8); 24] = [
     ("archive", 1),
     ("wal", 1),
     ("config", 2),
-    ("testkit", 2),
     ("catalog", 3),
     ("blueprint", 3),
     ("workflow", 3),
     ("consensus", 4),
+    ("corpus", 4),
+    ("drawing", 4),
     ("store", 4),
     ("operations", 4),
     ("postgres", 5),
     ("filesync", 5),
     ("auth", 5),
+    ("messaging", 5),
+    ("testkit", 6),
     ("executor", 7),
+    ("events", 8),
     ("consul-api", 8),
     ("rest", 8),
     ("manager", 9),
     ("localcluster", 9),
 ];
 /// Programs and tests may use everything.
-const TOP: [&str; 3] = ["cli", "chaos-tests", "xtask"];
+const TOP: &[&str] = &["cli", "chaos-tests", "xtask"];
 /// The substrate knows nothing of blueprints.
-const SUBSTRATE: [&str; 6] = ["catalog", "wal", "consensus", "filesync", "postgres", "consul-api"];
-const ABOVE_SUBSTRATE: [&str; 8] = [
+const SUBSTRATE: &[&str] = &["catalog", "wal", "consensus", "filesync", "postgres", "consul-api"];
+const ABOVE_SUBSTRATE: &[&str] = &[
     "blueprint",
     "workflow",
     "store",
@@ -51,21 +55,26 @@ const ABOVE_SUBSTRATE: [&str; 8] = [
     "rest",
 ];
 /// Libraries that one package alone may name.
-const SOLE_USERS: [(&str, &[&str]); 6] = [
+const SOLE_USERS: &[(&str, &[&str])] = &[
     ("openraft", &["consensus"]),
     ("lapin", &["messaging"]),
+    ("amq-protocol-tcp", &["messaging"]),
     ("rustls", &["net"]),
     ("rcgen", &["net"]),
     ("deadpool-postgres", &["store"]),
     ("saphyr-parser", &["yaml"]),
 ];
 /// Pure packages name no runtime, no sockets, no files.
-const PURE: [&str; 4] = ["catalog", "blueprint", "workflow", "yaml"];
-const IMPURE_LIBRARIES: [&str; 4] = ["tokio", "tonic", "hyper", "nix"];
+const PURE: &[&str] = &["catalog", "blueprint", "workflow", "yaml"];
+const IMPURE_LIBRARIES: &[&str] = &["tokio", "tonic", "hyper", "nix"];
+
+/// One TLS stack with one provider: two in one program make "which one is the default" a panic at run time.
+const BANNED: &[&str] = &["aws-lc-sys", "openssl-sys", "native-tls"];
 
 pub(crate) fn run() -> Result<()> {
     let metadata = MetadataCommand::new().no_deps().exec().context("run cargo metadata")?;
-    let levels: BTreeMap<&str, u8> = LEVELS.into_iter().chain(TOP.map(|name| (name, u8::MAX))).collect();
+    let top = TOP.iter().map(|name| (*name, u8::MAX));
+    let levels: BTreeMap<&str, u8> = LEVELS.iter().copied().chain(top).collect();
     let mut faults = Vec::new();
     for package in &metadata.packages {
         let name = short(&package.name);
@@ -85,6 +94,12 @@ pub(crate) fn run() -> Result<()> {
         let folder = package.manifest_path.parent().context("a manifest has a folder")?;
         check_files(folder.as_std_path(), &mut faults)?;
     }
+    let locked = MetadataCommand::new()
+        .exec()
+        .context("run cargo metadata with dependencies")?;
+    let is_banned = |name: &str| BANNED.contains(&name);
+    let banned = locked.packages.iter().filter(|package| is_banned(&package.name));
+    faults.extend(banned.map(|package| format!("{} is in the tree: `cargo tree -i {0}` shows why", package.name)));
     for fault in &faults {
         eprintln!("tidy: {fault}");
     }

@@ -1,19 +1,28 @@
 //! YAML as blueprints and configurations are written: the 1.1 rules of scalars and merges, every value with its place.
 //!
-//! Text becomes a tree of [`Node`]s that know line and column. Aliases are expanded under a limit, `<<` merges are
-//! applied, of repeated keys the last one wins, as the reference does (spec/dsl.md, section 1). Hostile text costs bounded
-//! time and memory.
+//! Text becomes a tree of [`Node`]s that know file, line and column. Aliases share what they name, under a limit for their
+//! expanded size; `<<` merges are applied; of repeated keys the last one wins (spec/dsl.md, section 1). Hostile text costs
+//! bounded time and memory.
 //!
-//! Pure; knows nothing of what the text means.
+//! A scanner cuts the text into tokens, a composer makes the tree of them. Pure; knows nothing of what the text means.
 
+mod block_scalar;
+mod compose;
+mod construct;
+mod cursor;
 mod error;
+mod flow_scalar;
 mod node;
 mod parse;
 mod scalar;
+mod scanner;
+mod tag;
+mod timestamp;
+mod token;
 
-pub use error::YamlError;
-pub use node::{Kind, Node, Place};
-pub use parse::{Limits, parse};
+pub use error::{Stage, YamlError};
+pub use node::{Kind, Node, Place, Text};
+pub use parse::{Limits, parse, parse_source};
 
 /// Reads a text whose places do not matter, as JSON.
 ///

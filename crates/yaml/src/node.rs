@@ -1,14 +1,21 @@
 //! The tree.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Number, Value};
+
+/// A text that is shared, not copied.
+pub type Text = Arc<str>;
 
 /// Where a value begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Place {
-    /// From 1.
+    /// The number that the reader of several files gave this one.
+    pub source: u16,
+    /// From 1; 65535 for all that is farther right.
+    pub column: u16,
+    /// From 1; 0 where the value stands in no text.
     pub line: u32,
-    /// From 1.
-    pub column: u32,
 }
 
 /// A value with its place.
@@ -20,7 +27,7 @@ pub struct Node {
     pub place: Place,
 }
 
-/// What a value is.
+/// What a value is. Cheap to clone: lists and mappings are shared.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
     /// `null`, `~` or nothing.
@@ -30,26 +37,51 @@ pub enum Kind {
     /// A whole number.
     Int(i64),
     /// A whole number that does not fit, as its decimal digits.
-    BigInt(String),
+    BigInt(Text),
     /// Any other number.
     Float(f64),
     /// A text.
-    Str(String),
-    /// A date or time, as written: YAML 1.1 makes it more than a text, JSON has no word for it.
-    Timestamp(String),
+    Str(Text),
+    /// A date (`2001-12-14`) or a date with a time (`2001-12-14 21:59:43.100000-05:00`), in this one form: YAML 1.1 makes it
+    /// more than a text, JSON has no word for it.
+    Timestamp(Text),
     /// A list.
-    Seq(Vec<Node>),
+    Seq(Arc<Vec<Node>>),
     /// Keys and values in the order of the text, each key once.
-    Map(Vec<(Node, Node)>),
+    Map(Arc<Vec<(Node, Node)>>),
 }
 
 impl Node {
-    pub(crate) fn new(kind: Kind, place: Place) -> Self {
+    /// A value at a place.
+    pub fn new(kind: Kind, place: Place) -> Self {
         Self { kind, place }
+    }
+
+    /// A text at a place.
+    pub fn text(text: impl Into<Text>, place: Place) -> Self {
+        Self::new(Kind::Str(text.into()), place)
+    }
+
+    /// A mapping at a place; the caller sees to it that no key is there twice.
+    pub fn map(entries: Vec<(Node, Node)>, place: Place) -> Self {
+        Self::new(Kind::Map(Arc::new(entries)), place)
+    }
+
+    /// A list at a place.
+    pub fn seq(items: Vec<Node>, place: Place) -> Self {
+        Self::new(Kind::Seq(Arc::new(items)), place)
     }
 
     /// The text, if it is one.
     pub fn as_str(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The text, if it is one, to be shared.
+    pub fn as_text(&self) -> Option<&Text> {
         match &self.kind {
             Kind::Str(text) => Some(text),
             _ => None,
@@ -74,10 +106,12 @@ impl Node {
 
     /// The value of a key, if it is a mapping that has it. Linear: for mappings of known small size.
     pub fn get(&self, key: &str) -> Option<&Node> {
-        self.as_map()?
-            .iter()
-            .find(|(name, _)| name.as_str() == Some(key))
-            .map(|(_, value)| value)
+        self.entry(key).map(|(_, value)| value)
+    }
+
+    /// A key with its value, if it is a mapping that has it. Linear as well.
+    pub fn entry(&self, key: &str) -> Option<&(Node, Node)> {
+        self.as_map()?.iter().find(|(name, _)| name.as_str() == Some(key))
     }
 
     /// Whether it is null.
@@ -99,7 +133,8 @@ impl Node {
         }
     }
 
-    /// As JSON. Keys that are no texts become their JSON text; infinities and dates become `{"$float": …}` and `{"$date": …}`.
+    /// As JSON. Keys that are no texts become their JSON text; infinities and dates become `{"$float": …}`, `{"$date": …}` and
+    /// `{"$datetime": …}`.
     pub fn to_json(&self) -> Value {
         match &self.kind {
             Kind::Null => Value::Null,
@@ -111,8 +146,8 @@ impl Node {
                 .and_then(Number::from_f64)
                 .map_or(Value::Null, Value::Number),
             Kind::Float(value) => float_to_json(*value),
-            Kind::Str(text) => Value::String(text.clone()),
-            Kind::Timestamp(text) => Value::Object(Map::from_iter([("$date".to_owned(), Value::String(text.clone()))])),
+            Kind::Str(text) => Value::String(text.to_string()),
+            Kind::Timestamp(text) => marked(if text.len() > 10 { "$datetime" } else { "$date" }, text),
             Kind::Seq(items) => Value::Array(items.iter().map(Node::to_json).collect()),
             Kind::Map(entries) => Value::Object(
                 entries
@@ -126,22 +161,21 @@ impl Node {
     /// A mapping's key as JSON can hold it.
     pub fn key_text(&self) -> String {
         match &self.kind {
-            Kind::Str(text) | Kind::Timestamp(text) => text.clone(),
+            Kind::Str(text) => text.to_string(),
             _ => self.to_json().to_string(),
         }
     }
 }
 
+fn marked(mark: &str, text: &str) -> Value {
+    Value::Object(Map::from_iter([(mark.to_owned(), Value::String(text.to_owned()))]))
+}
+
 fn float_to_json(value: f64) -> Value {
-    if let Some(number) = Number::from_f64(value) {
-        return Value::Number(number);
+    match Number::from_f64(value) {
+        Some(number) => Value::Number(number),
+        None if value.is_nan() => marked("$float", "nan"),
+        None if value > 0.0 => marked("$float", "inf"),
+        None => marked("$float", "-inf"),
     }
-    let text = if value.is_nan() {
-        "nan"
-    } else if value > 0.0 {
-        "inf"
-    } else {
-        "-inf"
-    };
-    Value::Object(Map::from_iter([("$float".to_owned(), Value::String(text.to_owned()))]))
 }

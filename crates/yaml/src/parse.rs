@@ -1,20 +1,21 @@
-//! From text to tree.
+//! From text to tree: what a text may cost, and the way in.
 
-use std::collections::{BTreeMap, HashMap};
+use crate::compose::Composer;
+use crate::{Kind, Node, Place, Stage, YamlError};
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
-
-use crate::{Kind, Node, Place, YamlError, scalar};
-
-/// What a text may cost.
+/// What a text may cost, and hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// How deep values may be nested.
     pub depth: usize,
     /// How many values the tree may hold once aliases are expanded.
     pub nodes: usize,
+    /// How many of them may come from aliases.
+    pub alias_nodes: usize,
     /// How long the text may be, in bytes.
     pub bytes: usize,
+    /// Whether texts must be of ASCII characters alone.
+    pub ascii_only: bool,
 }
 
 impl Default for Limits {
@@ -23,7 +24,9 @@ impl Default for Limits {
         Self {
             depth: 200,
             nodes: 20_000_000,
-            bytes: 256 << 20,
+            alias_nodes: 2_000_000,
+            bytes: 128 << 20,
+            ascii_only: false,
         }
     }
 }
@@ -33,248 +36,51 @@ impl Default for Limits {
 /// # Errors
 /// When it is no YAML, holds more than one document, an unknown tag or alias, or exceeds a limit.
 pub fn parse(text: &str, limits: &Limits) -> Result<Node, YamlError> {
+    parse_source(text, 0, limits)
+}
+
+/// The same for one text of several, whose number every place carries.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_source(text: &str, source: u16, limits: &Limits) -> Result<Node, YamlError> {
+    let start = Place {
+        source,
+        line: 1,
+        column: 1,
+    };
     if text.len() > limits.bytes {
         let message = format!("the text is longer than {} bytes", limits.bytes);
-        return Err(YamlError::new(message, Place::default()));
+        return Err(YamlError::new(Stage::Limit, message, start));
     }
-    Builder {
-        limits,
-        nodes: 0,
-        open: Vec::new(),
-        anchors: HashMap::new(),
-        root: None,
-    }
-    .run(text)
+    check_characters(text, source)?;
+    let root = Composer::new(text, source, limits).run()?;
+    Ok(root.unwrap_or(Node::new(Kind::Null, start)))
 }
 
-struct Builder<'l> {
-    limits: &'l Limits,
-    nodes: usize,
-    open: Vec<Open>,
-    /// What an anchor names, and how many values that is.
-    anchors: HashMap<usize, (Node, usize)>,
-    root: Option<Node>,
-}
-
-/// A list or mapping whose end has not come yet.
-struct Open {
-    place: Place,
-    anchor: usize,
-    first_node: usize,
-    content: Content,
-}
-
-enum Content {
-    Seq(Vec<Node>),
-    Map {
-        entries: Vec<(Node, Node)>,
-        key: Option<Node>,
-    },
-}
-
-fn place(marker: &Marker) -> Place {
-    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    Place {
-        line: number(marker.line()),
-        column: number(marker.col()).saturating_add(1),
+/// Control characters and the like are no part of YAML.
+fn check_characters(text: &str, source: u16) -> Result<(), YamlError> {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t' | b'\r');
+    if text.as_bytes().iter().all(is_plain) {
+        return Ok(());
     }
-}
-
-impl Builder<'_> {
-    fn run(mut self, text: &str) -> Result<Node, YamlError> {
-        for item in Parser::new_from_str(text) {
-            let (event, span) = item.map_err(|error| YamlError::new(error.info(), place(error.marker())))?;
-            self.take(event, place(&span.start))?;
-        }
-        Ok(self.root.unwrap_or(Node::new(Kind::Null, Place { line: 1, column: 1 })))
-    }
-
-    fn take(&mut self, event: Event<'_>, place: Place) -> Result<(), YamlError> {
-        match event {
-            Event::DocumentStart(_) if self.root.is_some() => Err(YamlError::new(
-                "expected a single document in the stream, but found another",
-                place,
-            )),
-            Event::Scalar(text, style, anchor, tag) => {
-                let kind = scalar_kind(&text, style, tag.as_deref(), place)?;
-                let first = self.nodes;
-                self.count(1, place)?;
-                self.finish(Node::new(kind, place), anchor, first)
-            }
-            Event::Alias(id) => {
-                let known = self.anchors.get(&id);
-                let (node, size) = known
-                    .cloned()
-                    .ok_or_else(|| YamlError::new("an alias to an unfinished value", place))?;
-                let first = self.nodes;
-                self.count(size, place)?;
-                self.finish(node, 0, first)
-            }
-            Event::SequenceStart(anchor, tag) => {
-                known_collection_tag(tag.as_deref(), "seq", place)?;
-                self.begin(Content::Seq(Vec::new()), anchor, place)
-            }
-            Event::MappingStart(anchor, tag) => {
-                known_collection_tag(tag.as_deref(), "map", place)?;
-                self.begin(
-                    Content::Map {
-                        entries: Vec::new(),
-                        key: None,
-                    },
-                    anchor,
-                    place,
-                )
-            }
-            Event::SequenceEnd | Event::MappingEnd => self.end(),
-            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {
-                Ok(())
-            }
-        }
-    }
-
-    fn count(&mut self, more: usize, place: Place) -> Result<(), YamlError> {
-        self.nodes = self.nodes.saturating_add(more);
-        if self.nodes > self.limits.nodes {
-            let message = format!("more than {} values once aliases are expanded", self.limits.nodes);
-            return Err(YamlError::new(message, place));
-        }
-        Ok(())
-    }
-
-    fn begin(&mut self, content: Content, anchor: usize, place: Place) -> Result<(), YamlError> {
-        if self.open.len() >= self.limits.depth {
-            return Err(YamlError::new(
-                format!("nested deeper than {} levels", self.limits.depth),
-                place,
-            ));
-        }
-        let first_node = self.nodes;
-        self.count(1, place)?;
-        self.open.push(Open {
-            place,
-            anchor,
-            first_node,
-            content,
-        });
-        Ok(())
-    }
-
-    fn end(&mut self) -> Result<(), YamlError> {
-        // The parser pairs starts and ends.
-        let Some(open) = self.open.pop() else { return Ok(()) };
-        let kind = match open.content {
-            Content::Seq(items) => Kind::Seq(items),
-            Content::Map { entries, .. } => Kind::Map(unique(merged(entries)?)),
-        };
-        self.finish(Node::new(kind, open.place), open.anchor, open.first_node)
-    }
-
-    /// A value is complete: it belongs to whatever is open, or is the root.
-    fn finish(&mut self, node: Node, anchor: usize, first_node: usize) -> Result<(), YamlError> {
-        if anchor != 0 {
-            self.anchors.insert(anchor, (node.clone(), self.nodes - first_node));
-        }
-        match self.open.last_mut().map(|open| &mut open.content) {
-            None => self.root = Some(node),
-            Some(Content::Seq(items)) => items.push(node),
-            Some(Content::Map { entries, key }) => match key.take() {
-                Some(name) => entries.push((name, node)),
-                None if matches!(node.kind, Kind::Seq(_) | Kind::Map(_)) => {
-                    return Err(YamlError::new("a list or mapping cannot be a key", node.place));
-                }
-                None => *key = Some(node),
-            },
-        }
-        Ok(())
-    }
-}
-
-fn scalar_kind(text: &str, style: ScalarStyle, tag: Option<&Tag>, place: Place) -> Result<Kind, YamlError> {
-    let Some(tag) = tag else {
-        return Ok(if style == ScalarStyle::Plain {
-            scalar::resolve(text)
-        } else {
-            Kind::Str(text.to_owned())
-        });
+    let is_printable = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}');
+    let Some(at) = text.find(|c: char| !is_printable(c)) else {
+        return Ok(());
     };
-    let resolved = scalar::resolve(text);
-    match (tag.suffix.as_str(), is_core(tag)) {
-        ("str", true) => Ok(Kind::Str(text.to_owned())),
-        ("null", true) => Ok(Kind::Null),
-        ("bool", true) if matches!(resolved, Kind::Bool(_)) => Ok(resolved),
-        ("int", true) if matches!(resolved, Kind::Int(_) | Kind::BigInt(_)) => Ok(resolved),
-        ("float", true) => match resolved {
-            Kind::Float(_) => Ok(resolved),
-            Kind::Int(value) => Ok(Kind::Float(value as f64)),
-            _ => Err(YamlError::new(format!("{text:?} is no float"), place)),
-        },
-        (suffix, _) => Err(YamlError::new(
-            format!("the tag {}{suffix} cannot be used for {text:?}", tag.handle),
-            place,
-        )),
-    }
-}
-
-fn is_core(tag: &Tag) -> bool {
-    tag.handle == "tag:yaml.org,2002:" || tag.handle == "!!"
-}
-
-fn known_collection_tag(tag: Option<&Tag>, expected: &str, place: Place) -> Result<(), YamlError> {
-    match tag {
-        None => Ok(()),
-        Some(tag) if is_core(tag) && tag.suffix == expected => Ok(()),
-        Some(tag) => Err(YamlError::new(
-            format!("unknown tag {}{}", tag.handle, tag.suffix),
-            place,
-        )),
-    }
-}
-
-/// Applies `<<`: own keys win over merged ones; of several merged mappings the earlier one wins.
-fn merged(entries: Vec<(Node, Node)>) -> Result<Vec<(Node, Node)>, YamlError> {
-    if !entries.iter().any(|(key, _)| key.as_str() == Some("<<")) {
-        return Ok(entries);
-    }
-    let (mut inherited, mut own) = (Vec::new(), Vec::new());
-    for (key, value) in entries {
-        if key.as_str() != Some("<<") {
-            own.push((key, value));
-            continue;
-        }
-        match value.kind {
-            Kind::Map(merged) => inherited.extend(merged),
-            Kind::Seq(items) => {
-                // Later entries win in the end, so the earlier mapping comes last.
-                for item in items.into_iter().rev() {
-                    let Kind::Map(merged) = item.kind else {
-                        return Err(YamlError::new("only mappings can be merged with <<", item.place));
-                    };
-                    inherited.extend(merged);
-                }
-            }
-            _ => return Err(YamlError::new("only mappings can be merged with <<", value.place)),
-        }
-    }
-    inherited.extend(own);
-    Ok(inherited)
-}
-
-/// Of repeated keys the last value wins, at the place of the first.
-fn unique(entries: Vec<(Node, Node)>) -> Vec<(Node, Node)> {
-    let mut positions: BTreeMap<String, usize> = BTreeMap::new();
-    let mut result: Vec<(Node, Node)> = Vec::with_capacity(entries.len());
-    for (key, value) in entries {
-        // Keys of different types are different keys.
-        let identity = format!("{}:{}", key.type_name(), key.key_text());
-        match positions.get(&identity) {
-            Some(position) => result[*position] = (key, value),
-            None => {
-                positions.insert(identity, result.len());
-                result.push((key, value));
-            }
-        }
-    }
-    result
+    let before = &text[..at];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let place = Place {
+        source,
+        line: u32::try_from(line).unwrap_or(u32::MAX),
+        column: u16::try_from(column).unwrap_or(u16::MAX),
+    };
+    let message = format!(
+        "the character {:?} is not allowed",
+        text[at..].chars().next().unwrap_or_default()
+    );
+    Err(YamlError::new(Stage::Reader, message, place))
 }
 
 #[cfg(test)]
@@ -288,12 +94,41 @@ mod tests {
         crate::to_json(text).unwrap()
     }
 
+    fn stage(text: &str) -> Stage {
+        parse(text, &Limits::default()).unwrap_err().stage
+    }
+
     #[test]
     fn values_know_their_place() {
-        let node = parse("a: 1\nb:\n  - x\n  - {c: d}\n", &Limits::default()).unwrap();
+        let node = parse_source("a: 1\nb:\n  - x\n  - {c: d}\n", 7, &Limits::default()).unwrap();
         let item = &node.get("b").unwrap().as_seq().unwrap()[1];
-        assert_eq!(item.place, Place { line: 4, column: 5 });
+        assert_eq!((item.place.source, item.place.line, item.place.column), (7, 4, 5));
         assert_eq!(item.get("c").unwrap().place.line, 4);
+    }
+
+    #[test]
+    fn blocks_flows_and_scalars_are_read() {
+        assert_eq!(
+            read("a:\n- b\n- c: 1\n  d: [x, {y: z}, 'q q', \"t\\tb\"]\ne:\n  f\n  g\n"),
+            json!({"a": ["b", {"c": 1, "d": ["x", {"y": "z"}, "q q", "t\tb"]}], "e": "f g"})
+        );
+        assert_eq!(
+            read("- |\n  a\n   b\n\n  c\n- >-\n  a\n  b\n\n  c\n- |+\n  x\n\n- y"),
+            json!(["a\n b\n\nc\n", "a b\nc", "x\n\n", "y"])
+        );
+        assert_eq!(read("? a\n: b\n? c\n"), json!({"a": "b", "c": null}));
+        assert_eq!(read("{a: , b, \"c\":d}"), json!({"a": null, "b": null, "c": "d"}));
+        assert_eq!(read("[a: b, ? c : d]"), json!([{"a": "b"}, {"c": "d"}]));
+        assert_eq!(read("a: b # c\nd: e#f"), json!({"a": "b", "d": "e#f"}));
+        assert_eq!(
+            read("'it''s':\r\n  \"two\r\n\r\n  lines\""),
+            json!({"it's": "two\nlines"})
+        );
+        assert_eq!(read("--- >\n a\n b\n...\n"), json!("a b\n"));
+        assert_eq!(
+            read("%TAG !x! tag:yaml.org,2002:\n---\n[!x!str 1, !!int '2', ! '3']"),
+            json!(["1", 2, 3])
+        );
     }
 
     #[test]
@@ -307,6 +142,9 @@ mod tests {
             json!({"k": 1, "m": 5})
         );
         assert_eq!(read("k: 1\nk: 2\n"), json!({"k": 2}));
+        assert_eq!(read("'<<': 1\n"), json!({"<<": 1}));
+        let many: String = (0..100).map(|n| format!("k{}: {n}\n", n % 50)).collect();
+        assert_eq!(read(&many)["k7"], json!(57));
     }
 
     #[test]
@@ -315,17 +153,46 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_text_is_null_and_two_documents_are_refused() {
-        assert_eq!(read("# nothing\n"), json!(null));
-        assert!(crate::to_json("--- 1\n--- 2\n").is_err());
+    fn errors_know_their_stage() {
+        for (text, expected) in [
+            ("\tb: c", Stage::Scanner),
+            ("a: b: c", Stage::Scanner),
+            ("a: 'b", Stage::Scanner),
+            ("a: \u{1}", Stage::Reader),
+            ("a: [b", Stage::Parser),
+            ("a: 'b'c", Stage::Parser),
+            ("a:\n  b: 1\n c: 2", Stage::Parser),
+            ("%YAML 2.0\n---\na", Stage::Parser),
+            ("--- 1\n--- 2\n", Stage::Composer),
+            ("a: *b", Stage::Composer),
+            ("a: &x 1\nb: &x 2", Stage::Composer),
+            ("a: !!python/object:os.system x", Stage::Constructor),
+            ("a: =", Stage::Constructor),
+            ("a: <<", Stage::Constructor),
+            ("- =", Stage::Constructor),
+            ("<<", Stage::Constructor),
+            ("<<: 3", Stage::Constructor),
+            ("? [a]\n: b", Stage::Constructor),
+            ("2001-13-45", Stage::Constructor),
+            ("a: &a [*a]", Stage::Constructor),
+            ("!!str [a]", Stage::Constructor),
+        ] {
+            assert_eq!(stage(text), expected, "{text}");
+        }
     }
 
     #[test]
-    fn errors_name_the_place() {
-        let error = crate::to_json("a: b: c\n").unwrap_err();
-        assert_eq!(error.place.line, 1, "{error}");
-        let error = crate::to_json("a: 1\nb: !!python/object:os.system x\n").unwrap_err();
-        assert_eq!(error.place.line, 2, "{error}");
+    fn the_charset_may_be_narrow_and_comments_are_free() {
+        let limits = Limits {
+            ascii_only: true,
+            ..Limits::default()
+        };
+        let error = parse("a: b # ä\nc: d\ne: ö\n", &limits).unwrap_err();
+        assert_eq!(
+            (error.stage, error.place.line, error.place.column),
+            (Stage::Charset, 3, 4)
+        );
+        assert!(parse("a: b # ä\n", &limits).is_ok());
     }
 
     #[test]
@@ -335,19 +202,41 @@ mod tests {
             let last = level - 1;
             bomb += &format!("a{level}: &a{level} [{}]\n", vec![format!("*a{last}"); 10].join(", "));
         }
-        let limits = Limits {
-            nodes: 100_000,
-            ..Limits::default()
-        };
-        assert!(parse(&bomb, &limits).unwrap_err().message.contains("aliases"));
-        assert!(parse(&"[".repeat(10_000), &Limits::default()).is_err());
+        assert_eq!(stage(&bomb), Stage::Limit);
+        assert_eq!(stage(&"[".repeat(10_000)), Stage::Limit);
+        assert_eq!(stage(&"{a: ".repeat(10_000)), Stage::Limit);
+        assert_eq!(stage(&"- ".repeat(10_000)), Stage::Limit);
+        let deep: String = (0..10_000).map(|n| format!("{}k:\n", " ".repeat(n))).collect();
+        assert_eq!(stage(&deep), Stage::Limit);
     }
 
     proptest! {
         #[test]
-        fn any_text_ends_in_a_value_or_an_error(text in "[ -~\n]{0,200}") {
-            let limits = Limits { depth: 20, nodes: 1000, bytes: 1000 };
+        fn any_text_ends_in_a_value_or_an_error(text in "[-a \n\t:,#&*!|>'\"%@\\[\\]{}?0-9é]{0,60}") {
+            let limits = Limits { depth: 20, nodes: 1000, bytes: 1000, ..Limits::default() };
             let _either = parse(&text, &limits);
         }
+
+        #[test]
+        fn what_json_says_yaml_reads(value in any_json()) {
+            let text = serde_json::to_string_pretty(&value).unwrap();
+            prop_assert_eq!(crate::to_json(&text).unwrap(), value);
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(serde_json::Value::from),
+            any::<i32>().prop_map(serde_json::Value::from),
+            "[ -~\n]{0,20}".prop_map(serde_json::Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(serde_json::Value::from),
+                prop::collection::hash_map("[a-z]{1,8}", inner, 0..6)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
     }
 }

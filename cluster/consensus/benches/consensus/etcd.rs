@@ -74,8 +74,8 @@ impl Etcd {
             std::fs::write(&path, text).map(|()| path.display().to_string())
         };
         let ca = file("ca.pem", &identity.ca_certificate_pem)?;
-        let certificate = file("node.pem", &identity.certificate_pem)?;
-        let key = file("node.key", &identity.key_pem)?;
+        let certificate = file("node.pem", &identity.credentials.certificate_pem())?;
+        let key = file("node.key", &identity.credentials.key_pem())?;
         let peers: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let client_ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let url = |port: &u16| format!("https://{ADDRESS}:{port}");

@@ -81,6 +81,11 @@ impl Layout {
         self.data.join("standby.signal")
     }
 
+    /// There while the data directory is being rewound, and after a rewind that was interrupted.
+    pub(crate) fn rewind_mark(&self) -> PathBuf {
+        self.base.join("rewinding")
+    }
+
     /// Whether there is a data directory that was made or copied completely.
     pub(crate) fn has_data(&self) -> bool {
         self.data.join("PG_VERSION").exists()

@@ -10,11 +10,12 @@ mod programs;
 mod session;
 mod settings;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conclave_catalog::database::{DatabaseState, Lsn};
+use conclave_catalog::database::{ChangeKind, DatabaseState, Lineage, Lsn};
 use conclave_catalog::{ClusterState, NodeId};
 use conclave_runtime::account::Account;
 use conclave_runtime::{Shutdown, Tasks};
@@ -36,6 +37,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// A standby whose upstream is there and that does not stream for this long needs more than patience.
 const HEAL_AFTER: Duration = Duration::from_secs(6);
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long clients may finish what they are at before a planned change cuts them off.
+const DRAIN_GRACE: Duration = Duration::from_millis(250);
 const MARKER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the driver needs.
@@ -86,6 +89,12 @@ struct Shared {
     confirmed: watch::Sender<bool>,
     /// What went wrong last, for the status; cleared when a step succeeds.
     trouble: watch::Sender<Option<String>>,
+    /// How often the local server has asked for log at the upstream socket.
+    asked: watch::Sender<u64>,
+    /// The latest planned change for which this node's users were told to hold back.
+    held: watch::Sender<u64>,
+    /// Whether they do, and have finished.
+    quiet: watch::Sender<bool>,
     state: watch::Receiver<Arc<ClusterState>>,
 }
 
@@ -107,6 +116,9 @@ impl Driver {
             gates: watch::channel(Gates::default()).0,
             trouble: watch::channel(None).0,
             confirmed: watch::channel(false).0,
+            asked: watch::channel(0).0,
+            held: watch::channel(0).0,
+            quiet: watch::channel(false).0,
             state,
             pledge: Mutex::new(pledge),
         });
@@ -123,11 +135,15 @@ impl Driver {
             node_name: options.node_name,
             session: None,
             serving: None,
+            in_force: Acknowledgers::default(),
+            draining: None,
+            drained: None,
             switch_lsn: None,
             cure: Cure::Start,
             trouble_since: None,
             last: None,
             initialized: false,
+            asked_before: 0,
         };
         tasks.spawn("database driver", task.run(tasks.shutdown()));
         Ok((Self { shared }, layout))
@@ -135,6 +151,11 @@ impl Driver {
 
     /// Takes an order. When it returns, the order is on disk and this node will never again act on an older epoch.
     pub(crate) fn order(&self, order: &Order) -> Result<(), DatabaseError> {
+        if let Order::Hold { epoch } = order {
+            let raise = |held: &mut u64| *epoch > std::mem::replace(held, (*held).max(*epoch));
+            self.shared.held.send_if_modified(raise);
+            return Ok(());
+        }
         let mut pledge = self.shared.pledge.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = pledge.clone();
         if !next.accept(order) {
@@ -157,8 +178,43 @@ impl Driver {
         self.shared.wake.notify_one();
     }
 
-    pub(crate) fn observation(&self) -> watch::Receiver<Observation> {
+    /// The local server asks for log: it has replayed all that it holds.
+    pub(crate) fn asks(&self) {
+        self.shared.asked.send_modify(|count| *count += 1);
+        self.shared.wake.notify_one();
+    }
+
+    /// Woken when what the driver sees changes.
+    pub(crate) fn observed(&self) -> watch::Receiver<Observation> {
         self.shared.observation.subscribe()
+    }
+
+    /// What this node is like now.
+    pub(crate) fn observation(&self) -> Observation {
+        Observation {
+            quiet: self.holds().filter(|_| *self.shared.quiet.borrow()),
+            ..self.shared.observation.borrow().clone()
+        }
+    }
+
+    /// The epoch of the planned change for which this node's users have to hold back.
+    pub(crate) fn holds(&self) -> Option<u64> {
+        let facts = self.shared.facts();
+        let planned = facts
+            .change
+            .filter(|change| matches!(change.kind, ChangeKind::Switchover(_)))
+            .map_or(0, |change| change.epoch);
+        let in_force = facts.rule.map_or(0, |rule| rule.epoch);
+        let held = planned.max(*self.shared.held.borrow());
+        (held > in_force).then_some(held)
+    }
+
+    pub(crate) fn held(&self) -> watch::Receiver<u64> {
+        self.shared.held.subscribe()
+    }
+
+    pub(crate) fn quiet(&self) -> watch::Sender<bool> {
+        self.shared.quiet.clone()
     }
 
     pub(crate) fn gates(&self) -> watch::Receiver<Gates> {
@@ -179,6 +235,8 @@ fn nothing(pledge: u64) -> Observation {
         lsn: Lsn(0),
         streaming: false,
         serving: None,
+        drained: None,
+        quiet: None,
         switch_lsn: None,
         system_id: None,
     }
@@ -193,7 +251,8 @@ impl Shared {
         let facts = self.facts();
         let pledge = self.pledge.lock().unwrap_or_else(PoisonError::into_inner);
         let goal = pledge.goal(facts.rule.as_ref(), self.me);
-        let stale = !*self.confirmed.borrow() && matches!(goal, Goal::Primary { .. } | Goal::Promote { .. });
+        let stale = !*self.confirmed.borrow()
+            && matches!(goal, Goal::Primary { .. } | Goal::Promote { .. } | Goal::Drain { .. });
         (if stale { Goal::Wait } else { goal }, pledge.epoch)
     }
 
@@ -213,7 +272,8 @@ impl Shared {
                     gates.upstream = None;
                     gates.serving = gates.serving.filter(|serving| serving == epoch);
                 }
-                Goal::Primary { .. } => gates.upstream = None,
+                // Clients are cut by the task, once they have finished or had time to.
+                Goal::Primary { .. } | Goal::Drain { .. } => gates.upstream = None,
                 Goal::Wait | Goal::Initialize => *gates = Gates::default(),
             }
             *gates != before
@@ -227,11 +287,19 @@ struct Task {
     node_name: String,
     session: Option<Session>,
     serving: Option<u64>,
+    /// The quorum that was proven last.
+    in_force: Acknowledgers,
+    /// The epoch in which clients are let finish, and since when.
+    draining: Option<(u64, Instant)>,
+    drained: Option<(u64, Lsn)>,
     switch_lsn: Option<Lsn>,
     cure: Cure,
     trouble_since: Option<Instant>,
     last: Option<Facts>,
     initialized: bool,
+    /// How often the server had asked for log when it was started. A server that was found running has asked long ago, or asks
+    /// again soon.
+    asked_before: u64,
 }
 
 impl Task {
@@ -249,7 +317,10 @@ impl Task {
                 Some(Ok(())) => self.report(None),
                 Some(Err(error)) => self.report(Some(error)),
             }
-            let urgent = matches!(goal, Goal::Standby { upstream: None, .. } | Goal::Promote { .. });
+            let urgent = matches!(
+                goal,
+                Goal::Standby { upstream: None, .. } | Goal::Promote { .. } | Goal::Drain { .. }
+            );
             let pause = if urgent { FAST_TICK } else { TICK };
             tokio::select! {
                 () = shutdown.requested() => break,
@@ -313,16 +384,21 @@ impl Task {
         if role != Role::Primary {
             self.serving = None;
         }
+        if !matches!(goal, Goal::Drain { .. }) {
+            (self.draining, self.drained) = (None, None);
+        }
         let isolated = matches!(goal, Goal::Standby { upstream: None, .. });
         let still = facts.is_some() && facts.map(|facts| facts.lsn) == before.map(|facts| facts.lsn);
         let observation = Observation {
             role,
             pledge: pledged,
-            settled: isolated && still && facts.is_some_and(|facts| !facts.receiving),
+            settled: isolated && still && facts.is_some_and(|facts| !facts.receiver && self.has_read_all(facts)),
             timeline: facts.map_or(0, |facts| facts.timeline),
             lsn: facts.map_or(Lsn(0), |facts| facts.lsn),
             streaming: facts.is_some_and(|facts| facts.receiving),
             serving: self.serving,
+            drained: self.drained,
+            quiet: None,
             switch_lsn: self.switch_lsn,
             system_id: facts
                 .filter(|_| self.initialized || role != Role::Primary || self.shared.facts().rule.is_some())
@@ -335,36 +411,37 @@ impl Task {
         });
     }
 
+    /// Whether the position that a standby shows is the end of all that it holds. After a start it replays what lies there, and
+    /// asks for more only when that is done: its question is the sign.
+    fn has_read_all(&self, facts: &Facts) -> bool {
+        facts.has_received || *self.shared.asked.borrow() > self.asked_before
+    }
+
     async fn converge(&mut self, goal: &Goal, facts: Option<&Facts>) -> Result<(), DatabaseError> {
         match goal {
             Goal::Wait => Ok(()),
             Goal::Initialize => self.initialize(facts).await,
+            Goal::Drain { epoch } => self.drain(*epoch).await,
             Goal::Standby { upstream, .. } => self.be_standby(*upstream, facts).await,
             Goal::Promote {
                 epoch,
                 timeline,
                 cohort,
             } => {
-                let names = self.acknowledgers(cohort);
+                let names = self.acknowledgers(cohort, None);
                 self.promote(*epoch, *timeline, &names, facts).await
             }
-            Goal::Primary { epoch, cohort } => {
-                let names = self.acknowledgers(cohort);
+            Goal::Primary { epoch, cohort, leaving } => {
+                let names = self.acknowledgers(cohort, leaving.as_ref());
                 self.be_primary(*epoch, &names, facts).await
             }
         }
     }
 
-    fn acknowledgers(&self, cohort: &std::collections::BTreeSet<NodeId>) -> Acknowledgers {
+    fn acknowledgers(&self, cohort: &BTreeSet<NodeId>, leaving: Option<&BTreeSet<NodeId>>) -> Acknowledgers {
         let state = self.shared.state.borrow();
-        let others = cohort.iter().filter(|id| **id != self.shared.me);
-        let names = others
-            .filter_map(|id| state.nodes().get(id).map(|node| node.name.clone()))
-            .collect();
-        Acknowledgers {
-            count: conclave_catalog::database::Rule::acks_of(cohort.len()),
-            names,
-        }
+        let name = |id: NodeId| state.nodes().get(&id).map(|node| node.name.clone());
+        Acknowledgers::of(self.shared.me, cohort, leaving, name)
     }
 
     async fn initialize(&mut self, facts: Option<&Facts>) -> Result<(), DatabaseError> {
@@ -394,6 +471,7 @@ impl Task {
             return Ok(());
         }
         settings::write(&self.programs, &self.node_name, acknowledgers)?;
+        self.asked_before = *self.shared.asked.borrow();
         self.programs.start().await?;
         let end = Instant::now() + READY_TIMEOUT;
         while self.look().await.is_none() {
@@ -436,7 +514,7 @@ impl Task {
         self.shared
             .gates
             .send_if_modified(|gates| !std::mem::replace(&mut gates.replication, true));
-        if self.serving == Some(epoch) {
+        if self.serving == Some(epoch) && self.in_force == *acknowledgers {
             self.open(epoch);
             return Ok(());
         }
@@ -446,12 +524,9 @@ impl Task {
             .ok_or(DatabaseError::Timeout("connecting to the primary"))?;
         settings::write(&self.programs, &self.node_name, acknowledgers)?;
         session.reload().await?;
-        let wanted = acknowledgers.names.len();
         let end = Instant::now() + MARKER_TIMEOUT;
         // The reload reaches backends one by one; the marker must be written under the new quorum.
-        while session.synchronous_standby_names().await?.matches('"').count()
-            != wanted * 2 * usize::from(acknowledgers.count > 0)
-        {
+        while session.synchronous_standby_names().await? != acknowledgers.setting() {
             if Instant::now() >= end {
                 return Err(DatabaseError::Timeout("putting the quorum in force"));
             }
@@ -462,7 +537,34 @@ impl Task {
             .map_err(|_| DatabaseError::Timeout("the quorum's acknowledgement of the new primary"))??;
         tracing::info!(epoch, "this node is primary and its quorum acknowledges");
         self.serving = Some(epoch);
+        self.in_force = acknowledgers.clone();
         self.open(epoch);
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// Lets clients finish, closes to them, and remembers where the log ends then. Standbys are fed on.
+    async fn drain(&mut self, epoch: u64) -> Result<(), DatabaseError> {
+        let session = self
+            .session
+            .as_ref()
+            .ok_or(DatabaseError::Timeout("connecting to the primary"))?;
+        let (_, since) = *self.draining.get_or_insert_with(|| (epoch, Instant::now()));
+        let (connected, busy) = session.clients().await?;
+        if busy > 0 && since.elapsed() < DRAIN_GRACE {
+            return Ok(());
+        }
+        self.serving = None;
+        self.shared
+            .gates
+            .send_if_modified(|gates| gates.serving.take().is_some());
+        if connected > 0 {
+            return session.end_clients().await;
+        }
+        if self.drained.is_none() {
+            self.drained = Some((epoch, session.flushed().await?));
+            tracing::info!(epoch, "clients have finished; the successor may take over");
+        }
         self.shared.wake.notify_one();
         Ok(())
     }
@@ -550,6 +652,7 @@ impl Task {
     async fn be_standby(&mut self, upstream: Option<NodeId>, facts: Option<&Facts>) -> Result<(), DatabaseError> {
         match facts {
             Some(facts) if !facts.in_recovery => self.demote().await,
+            Some(facts) if upstream.is_some() && self.has_diverged(facts) => self.undo().await,
             Some(facts) if facts.receiving || upstream.is_none() => {
                 self.cure = Cure::Start;
                 self.trouble_since = None;
@@ -562,6 +665,22 @@ impl Task {
             },
             None => self.start_standby(upstream.is_some()).await,
         }
+    }
+
+    fn has_diverged(&self, facts: &Facts) -> bool {
+        self.shared.facts().lineage(facts.timeline, facts.lsn) == Lineage::Diverged
+    }
+
+    /// Its log holds what the primary's does not: what a deposed primary wrote and nobody acknowledged. The server itself only
+    /// finds that it cannot follow.
+    async fn undo(&mut self) -> Result<(), DatabaseError> {
+        tracing::info!("the log has diverged from the primary's; what it holds beyond is undone");
+        self.cure = Cure::Rewind;
+        self.trouble_since = None;
+        self.session = None;
+        self.programs.stop(Stop::Fast, Duration::from_secs(5)).await?;
+        self.shared.wake.notify_one();
+        Ok(())
     }
 
     /// A primary that is none any more. The signal file comes first, so that whoever starts it, by hand too, gets a
@@ -587,7 +706,12 @@ impl Task {
             std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
             self.programs.account.own(&signal)?;
         }
-        if has_upstream && self.cure == Cure::Start && self.was_primary().await? {
+        if self.programs.layout.rewind_mark().exists() {
+            self.cure = Cure::Clone;
+            if !has_upstream {
+                return Ok(());
+            }
+        } else if has_upstream && self.cure == Cure::Start && self.was_primary().await? {
             self.cure = Cure::Rewind;
         }
         match self.cure {

@@ -25,6 +25,8 @@ pub(crate) enum Goal {
     Wait,
     /// A new database cluster.
     Initialize,
+    /// Primary whose clients finish, and that takes no more of them.
+    Drain { epoch: u64 },
     /// In recovery, fed by that node or by nobody.
     Standby { epoch: u64, upstream: Option<NodeId> },
     /// Primary on a new timeline.
@@ -33,22 +35,35 @@ pub(crate) enum Goal {
         timeline: u32,
         cohort: BTreeSet<NodeId>,
     },
-    /// Primary as it is.
-    Primary { epoch: u64, cohort: BTreeSet<NodeId> },
+    /// Primary as it is. While the cohort changes, the one that is left acknowledges as well.
+    Primary {
+        epoch: u64,
+        cohort: BTreeSet<NodeId>,
+        leaving: Option<BTreeSet<NodeId>>,
+    },
 }
 
 impl Pledge {
     /// Takes an order: `true` when it changes what this node has to do, `false` when it is an old or repeated one.
     pub(crate) fn accept(&mut self, order: &Order) -> bool {
         let epoch = match order {
+            // It binds to nothing.
+            Order::Hold { .. } => return false,
             Order::Initialize => 0,
             Order::Pledge { epoch }
+            | Order::Drain { epoch }
             | Order::Follow { epoch, .. }
             | Order::Promote { epoch, .. }
             | Order::Regroup { epoch, .. } => *epoch,
         };
-        let repeated_pledge = matches!(order, Order::Pledge { .. }) && epoch == self.epoch && self.order.is_some();
-        if epoch < self.epoch || repeated_pledge || self.order.as_ref() == Some(order) {
+        // In an epoch the orders go: drain, pledge, follow or promote. An earlier one that comes late must not undo a later one.
+        let stage = |order: &Order| match order {
+            Order::Drain { .. } => 0,
+            Order::Pledge { .. } => 1,
+            _ => 2,
+        };
+        let late = epoch == self.epoch && self.order.as_ref().is_some_and(|known| stage(order) < stage(known));
+        if epoch < self.epoch || late || self.order.as_ref() == Some(order) {
             return false;
         }
         *self = Self {
@@ -68,6 +83,7 @@ impl Pledge {
                 epoch: *epoch,
                 upstream: None,
             },
+            (Some(Order::Drain { epoch }), Some(rule)) if rule.primary == me => Goal::Drain { epoch: *epoch },
             (Some(Order::Follow { epoch, upstream }), _) => Goal::Standby {
                 epoch: *epoch,
                 upstream: Some(*upstream),
@@ -84,19 +100,21 @@ impl Pledge {
                 timeline: *timeline,
                 cohort: cohort.clone(),
             },
-            (Some(Order::Regroup { epoch, cohort }), _) => Goal::Primary {
+            (Some(Order::Regroup { epoch, cohort }), rule) => Goal::Primary {
                 epoch: *epoch,
                 cohort: cohort.clone(),
+                leaving: rule.map(|rule| rule.cohort.clone()),
             },
             (None, Some(rule)) if rule.primary == me => Goal::Primary {
                 epoch: rule.epoch,
                 cohort: rule.cohort.clone(),
+                leaving: None,
             },
-            (None, Some(rule)) => Goal::Standby {
+            (None | Some(Order::Drain { .. } | Order::Hold { .. }), Some(rule)) => Goal::Standby {
                 epoch: rule.epoch,
                 upstream: Some(rule.primary),
             },
-            (None, None) => Goal::Wait,
+            (None | Some(Order::Drain { .. } | Order::Hold { .. }), None) => Goal::Wait,
         }
     }
 }
@@ -165,6 +183,9 @@ mod tests {
             "a late repetition must not undo what came after it"
         );
         assert_eq!(pledge.epoch, 5);
+        assert!(pledge.accept(&Order::Drain { epoch: 6 }));
+        assert!(pledge.accept(&Order::Pledge { epoch: 6 }));
+        assert!(!pledge.accept(&Order::Drain { epoch: 6 }));
     }
 
     #[test]

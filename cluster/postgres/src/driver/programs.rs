@@ -89,6 +89,11 @@ impl Programs {
             self.layout.socket_dir.display(),
             self.layout.passfile().display(),
         );
+        // Until it is done the directory is neither the old nor the new one: whoever finds the mark clones anew.
+        let mark = self.layout.rewind_mark();
+        std::fs::File::create(&mark)
+            .and_then(|file| file.sync_all())
+            .map_err(DatabaseError::file("write", &mark))?;
         let mut command = self.command("pg_rewind");
         command
             .arg("--target-pgdata")
@@ -98,7 +103,18 @@ impl Programs {
         run("pg_rewind", command, COPY_TIMEOUT).await?;
         let signal = self.layout.standby_signal();
         std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
-        Ok(self.account.own(&signal)?)
+        self.account.own(&signal)?;
+        self.forget_rewind()
+    }
+
+    fn forget_rewind(&self) -> Result<(), DatabaseError> {
+        let mark = self.layout.rewind_mark();
+        match std::fs::remove_file(&mark) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(DatabaseError::file("remove", &mark)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A complete directory takes the place of the present one, which is kept aside until the next time.
@@ -111,6 +127,7 @@ impl Programs {
             std::fs::rename(data, &old).map_err(DatabaseError::file("set aside", data))?;
         }
         std::fs::rename(side, data).map_err(DatabaseError::file("put in place", side))?;
+        self.forget_rewind()?;
         let base = &self.layout.base;
         std::fs::File::open(base)
             .and_then(|dir| dir.sync_all())

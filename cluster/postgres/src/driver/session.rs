@@ -20,7 +20,12 @@ pub(crate) struct Facts {
     pub(crate) in_recovery: bool,
     pub(crate) lsn: Lsn,
     pub(crate) timeline: u32,
+    /// Whether log comes in.
     pub(crate) receiving: bool,
+    /// Whether somebody is there to receive, even if nothing comes in.
+    pub(crate) receiver: bool,
+    /// Whether it has received anything since its start. Before, the end of its log is known only once all of it is replayed.
+    pub(crate) has_received: bool,
     pub(crate) system_id: String,
     /// Standbys that stream from here, by name.
     pub(crate) standbys: BTreeSet<String>,
@@ -31,6 +36,9 @@ pub(crate) struct Session {
     client: Client,
 }
 
+/// A standby's timeline is the highest of which it holds log: what it receives now, else what lies in its folder. The control
+/// file alone will not do: it learns of a timeline when pages are written, long after log of it was acknowledged. Timelines
+/// are never used twice, so that a higher one is always a later one.
 const OBSERVE: &str = "
     SELECT pg_is_in_recovery(),
         CASE WHEN pg_is_in_recovery()
@@ -39,12 +47,15 @@ const OBSERVE: &str = "
         CASE WHEN pg_is_in_recovery()
             THEN greatest(
                 (SELECT received_tli FROM pg_stat_wal_receiver),
+                (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'),
                 (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
                 (SELECT timeline_id FROM pg_control_checkpoint()))
             ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
-        EXISTS (SELECT FROM pg_stat_wal_receiver),
+        EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'),
         (SELECT system_identifier::text FROM pg_control_system()),
-        ARRAY(SELECT application_name FROM pg_stat_replication WHERE state = 'streaming')";
+        ARRAY(SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'),
+        pg_last_wal_receive_lsn() IS NOT NULL,
+        EXISTS (SELECT FROM pg_stat_wal_receiver)";
 
 impl Session {
     /// Connects; the second value resolves when the connection is lost, which is how a crash is noticed at once.
@@ -90,6 +101,8 @@ impl Session {
             lsn,
             timeline: timeline.and_then(|timeline| u32::try_from(timeline).ok()).unwrap_or(0),
             receiving: row.get(3),
+            has_received: row.get(6),
+            receiver: row.get(7),
             system_id: row.get(4),
             standbys: standbys.into_iter().collect(),
         })
@@ -133,6 +146,40 @@ impl Session {
             .await
             .map_err(DatabaseError::query("show the quorum"))?;
         Ok(row.get(0))
+    }
+
+    /// How many clients other than this one are connected, and how many of them are in the middle of something.
+    pub(crate) async fn clients(&self) -> Result<(i64, i64), DatabaseError> {
+        let sql = "SELECT count(*), count(*) FILTER (WHERE state IS DISTINCT FROM 'idle') FROM pg_stat_activity
+            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        let row = self
+            .client
+            .query_one(sql, &[])
+            .await
+            .map_err(DatabaseError::query("count the clients"))?;
+        Ok((row.get(0), row.get(1)))
+    }
+
+    /// Ends every client but this one.
+    pub(crate) async fn end_clients(&self) -> Result<(), DatabaseError> {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        self.client
+            .batch_execute(sql)
+            .await
+            .map_err(DatabaseError::query("end the clients"))
+    }
+
+    /// The end of the log that is on disk.
+    pub(crate) async fn flushed(&self) -> Result<Lsn, DatabaseError> {
+        let row = self
+            .client
+            .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
+            .await
+            .map_err(DatabaseError::query("read the end of the log"))?;
+        let text: String = row.get(0);
+        text.parse()
+            .map_err(|error: conclave_catalog::database::MalformedLsn| DatabaseError::Unexpected(error.to_string()))
     }
 
     pub(crate) async fn promote(&self) -> Result<bool, DatabaseError> {

@@ -2,8 +2,11 @@
 //!
 //! They stand in one file that is written before each start, because base backups and pg_rewind bring the source's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+use conclave_catalog::NodeId;
+use conclave_catalog::database::Rule;
 
 use super::layout::{LOCAL_PORT, Layout, UPSTREAM_PORT};
 use super::programs::Programs;
@@ -19,8 +22,29 @@ pub(crate) struct Acknowledgers {
 }
 
 impl Acknowledgers {
+    /// The standbys of `me` that acknowledge: a majority of the cohort with the primary; while it takes the place of another
+    /// cohort, a majority of both. So many of all that, whichever they are, enough of each cohort are among them.
+    pub(crate) fn of(
+        me: NodeId,
+        cohort: &BTreeSet<NodeId>,
+        leaving: Option<&BTreeSet<NodeId>>,
+        name: impl Fn(NodeId) -> Option<String>,
+    ) -> Self {
+        let others = |cohort: &BTreeSet<NodeId>| cohort.iter().filter(|id| **id != me).count() as u32;
+        let mut all = cohort.clone();
+        all.extend(leaving.into_iter().flatten());
+        let enough = |cohort: &BTreeSet<NodeId>| match Rule::acks_of(cohort.len()) {
+            0 => 0,
+            acks => others(&all) - others(cohort) + acks,
+        };
+        Self {
+            count: enough(cohort).max(leaving.map_or(0, enough)),
+            names: all.into_iter().filter(|id| *id != me).filter_map(name).collect(),
+        }
+    }
+
     /// The value of `synchronous_standby_names`: a quorum of the named, never `*`, which any client would satisfy.
-    fn setting(&self) -> String {
+    pub(crate) fn setting(&self) -> String {
         if self.count == 0 {
             return String::new();
         }
@@ -122,5 +146,23 @@ mod tests {
         };
         assert_eq!(two.setting(), "ANY 1 (\"node2\", \"node-3\")");
         assert_eq!(Acknowledgers::default().setting(), "");
+    }
+
+    #[test]
+    fn while_the_cohort_changes_a_majority_of_both_acknowledges() {
+        let set = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        let name = |id: NodeId| Some(format!("n{id}"));
+        let of = |cohort: &[u64], leaving: Option<&[u64]>| {
+            let leaving = leaving.map(set);
+            Acknowledgers::of(NodeId(1), &set(cohort), leaving.as_ref(), name).setting()
+        };
+        assert_eq!(of(&[1, 2, 3], None), "ANY 1 (\"n2\", \"n3\")");
+        assert_eq!(of(&[1, 2, 3], Some(&[1])), "ANY 1 (\"n2\", \"n3\")");
+        // Any three of four hold two of the five besides the primary, and one of 2 and 3.
+        let growing = of(&[1, 2, 3, 4, 5], Some(&[1, 2, 3]));
+        assert_eq!(growing, "ANY 3 (\"n2\", \"n3\", \"n4\", \"n5\")");
+        // One node takes the place of another.
+        assert_eq!(of(&[1, 2, 4], Some(&[1, 2, 3])), "ANY 2 (\"n2\", \"n3\", \"n4\")");
+        assert_eq!(of(&[1], Some(&[1, 2, 3])), "ANY 1 (\"n2\", \"n3\")");
     }
 }

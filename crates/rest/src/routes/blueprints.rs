@@ -99,8 +99,8 @@ pub(super) async fn upload(
         visibility: text("visibility").unwrap_or_else(|| "tenant".into()),
         creator: caller.principal.user.id,
         main_file_name: main,
-        description: plan.as_json()["description"].as_str().map(str::to_owned),
-        plan: plan.as_json().clone(),
+        description: plan.description.as_str().map(str::to_owned),
+        plan: plan.to_json(),
         labels: json!([]),
         upload_execution: ExecutionId(Uuid::new_v4()),
     };
@@ -130,8 +130,7 @@ fn take_apart(archive: &FilePath, folder: &FilePath, main: &str) -> Result<(Arch
     let kind = unpack(archive, folder, &Limits::default()).map_err(|error| ApiError::bad(error.to_string()))?;
     let root = single_folder(folder).unwrap_or_else(|| folder.to_owned());
     let plan = parse(main, &FolderResolver::new(&root)).map_err(|diagnostics| {
-        let texts: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-        let message = format!("Invalid blueprint - {}", texts.join("\n"));
+        let message = format!("Invalid blueprint - {diagnostics}");
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_blueprint_error", message)
     })?;
     Ok((kind, root, plan))

@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
-use conclave_blueprint::{DeploymentPlan, DeploymentRequest, EvaluationContext, IdSource, Plan, deployment_plan};
+use conclave_blueprint::deployment::{DeploymentPlan, DeploymentRequest, Surroundings, deployment_plan, indexes};
+use conclave_blueprint::functions::EvaluationContext;
+use conclave_blueprint::plan::Node;
+use conclave_blueprint::topology::IdSource;
+use conclave_blueprint::{Fault, Map as PlanMap, Plan, Value as PlanValue};
 use conclave_executor::DeploymentData;
 use conclave_store::{NewDeployment, NewInstance, NewNode, Resource};
 use conclave_types::ExecutionId;
 use rand::Rng;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::identity::check_id;
@@ -28,6 +32,15 @@ impl IdSource for RandomSuffix {
         (0..6)
             .map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())]))
             .collect()
+    }
+}
+
+/// This manager keeps no secrets: a deployment that needs one is refused.
+struct WithoutSecrets;
+
+impl Surroundings for WithoutSecrets {
+    fn has_secret(&self, _: &str) -> Result<Option<bool>, Fault> {
+        Ok(Some(false))
     }
 }
 
@@ -91,12 +104,23 @@ pub(super) async fn create(
     let blueprint =
         text("blueprint_id").ok_or_else(|| ApiError::bad("blueprint_id is missing from json request body"))?;
     let inputs = match &body["inputs"] {
-        Value::Null => Map::new(),
-        Value::Object(inputs) => inputs.clone(),
+        Value::Null => PlanMap::new(),
+        Value::Object(inputs) => inputs
+            .iter()
+            .map(|(name, value)| (name.as_str(), PlanValue::from(value)))
+            .collect(),
         _ => return Err(ApiError::bad("inputs parameter is expected to be of type dict")),
     };
-    let plan = Plan::from_json(state.store.blueprint_plan_get(&tenant, &blueprint).await?);
-    let made = deployment_plan(&plan, &DeploymentRequest { inputs }, &mut RandomSuffix)?;
+    let stored = state.store.blueprint_plan_get(&tenant, &blueprint).await?;
+    let plan = Plan::from_json(&stored).map_err(|error| ApiError::internal(error.to_string()))?;
+    let request = DeploymentRequest {
+        inputs,
+        runtime_only: body["runtime_only_evaluation"] == Value::Bool(true),
+        auto_correct: body["auto_correct_types"] == Value::Bool(true),
+        taken_ids: Vec::new(),
+    };
+    let made = deployment_plan(&plan, &request, &WithoutSecrets, &mut RandomSuffix)?;
+    let section = |map: &PlanMap| PlanValue::from(map.clone()).to_json();
     let new = NewDeployment {
         tenant,
         id: id.clone(),
@@ -104,17 +128,17 @@ pub(super) async fn create(
         blueprint,
         visibility: text("visibility").unwrap_or_else(|| "tenant".into()),
         creator: caller.principal.user.id,
-        description: plan.as_json()["description"].as_str().map(str::to_owned),
-        inputs: made.inputs.clone(),
-        outputs: made.outputs.clone(),
-        capabilities: made.capabilities.clone(),
-        workflows: plan.as_json()["workflows"].clone(),
-        groups: plan.as_json()["groups"].clone(),
-        scaling_groups: plan.as_json()["scaling_groups"].clone(),
+        description: plan.description.as_str().map(str::to_owned),
+        inputs: section(&made.plan.inputs),
+        outputs: section(&made.plan.outputs),
+        capabilities: section(&made.plan.capabilities),
+        workflows: section(&made.plan.workflows),
+        groups: section(&made.plan.groups),
+        scaling_groups: section(&made.plan.scaling_groups),
         labels: json!([]),
-        runtime_only_evaluation: body["runtime_only_evaluation"] == Value::Bool(true),
+        runtime_only_evaluation: request.runtime_only,
         create_execution: ExecutionId(Uuid::new_v4()),
-        nodes: made.nodes.iter().map(new_node).collect(),
+        nodes: made.plan.nodes.iter().map(new_node).collect(),
         instances: new_instances(&made),
     };
     state.store.deployment_create(&new).await?;
@@ -123,25 +147,29 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(with_workflow_list(object))))
 }
 
-fn new_node(node: &Value) -> NewNode {
-    let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
-    let scalable = &node["capabilities"]["scalable"]["properties"];
+fn new_node(node: &Node) -> NewNode {
     let number = |key: &str, default: i32| {
-        scalable[key]
-            .as_i64()
-            .and_then(|n| i32::try_from(n).ok())
-            .unwrap_or(default)
+        let number = node.scalable().get(key).and_then(PlanValue::as_i64);
+        number.and_then(|number| i32::try_from(number).ok()).unwrap_or(default)
     };
+    let json = serde_json::to_value(node).unwrap_or_default();
+    let mut relationships = json["relationships"].clone();
+    for relationship in relationships.as_array_mut().into_iter().flatten() {
+        if let Some(relationship) = relationship.as_object_mut() {
+            relationship.shift_remove("source_interfaces");
+            relationship.shift_remove("target_interfaces");
+        }
+    }
     NewNode {
-        id: text("name"),
-        type_name: text("type"),
-        type_hierarchy: node["type_hierarchy"].clone(),
-        host_id: node["host_id"].as_str().map(str::to_owned),
-        properties: node["properties"].clone(),
-        operations: node["operations"].clone(),
-        relationships: node["relationships"].clone(),
-        plugins: node["plugins"].clone(),
-        plugins_to_install: node["plugins_to_install"].clone(),
+        id: node.name.to_string(),
+        type_name: node.type_name.to_string(),
+        type_hierarchy: json["type_hierarchy"].clone(),
+        host_id: node.host_id.as_deref().map(str::to_owned),
+        properties: json["properties"].clone(),
+        operations: json["operations"].clone(),
+        relationships,
+        plugins: json["plugins"].clone(),
+        plugins_to_install: json["plugins_to_install"].clone(),
         numbers: [
             number("current_instances", 1),
             number("planned_instances", 1),
@@ -153,15 +181,17 @@ fn new_node(node: &Value) -> NewNode {
 }
 
 fn new_instances(plan: &DeploymentPlan) -> Vec<NewInstance> {
-    let instance = |value: &Value| NewInstance {
-        id: value["id"].as_str().unwrap_or_default().to_owned(),
-        node_id: value["node_id"].as_str().unwrap_or_default().to_owned(),
-        index: value["index"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(1),
-        host_id: value["host_id"].as_str().map(str::to_owned),
-        relationships: value["relationships"].clone(),
-        scaling_groups: value["scaling_groups"].clone(),
-    };
-    plan.instances.iter().map(instance).collect()
+    let list = |value: Result<Value, serde_json::Error>| value.unwrap_or_else(|_| json!([]));
+    indexes(&plan.instances, &PlanMap::new())
+        .map(|(instance, index)| NewInstance {
+            id: instance.id.to_string(),
+            node_id: instance.node_id.to_string(),
+            index: i32::try_from(index).unwrap_or(i32::MAX),
+            host_id: instance.host_id.as_deref().map(str::to_owned),
+            relationships: list(serde_json::to_value(&instance.relationships)),
+            scaling_groups: list(serde_json::to_value(&instance.scaling_groups)),
+        })
+        .collect()
 }
 
 pub(super) async fn delete(
@@ -234,6 +264,7 @@ pub(super) async fn evaluate(
         self_id: instance("self"),
         source_id: instance("source"),
         target_id: instance("target"),
+        ..EvaluationContext::default()
     };
     let payload = data
         .evaluate(&body["payload"], &context)

@@ -1,0 +1,137 @@
+//! `conclave cluster`: the life of a cluster and of its nodes.
+//!
+//! Every command takes the configuration of a node on this machine, proves to be that node, and answers for people or, with
+//! `--json`, with one JSON object. Exit codes: 0 done, 1 not done (standard error says why and what to do), 2 wrong usage;
+//! `status` also exits with 1 when the cluster does not serve.
+
+mod active;
+mod life;
+mod show;
+mod tokens;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+use conclave_config::NodeConfig;
+use conclave_consensus::{AdminClient, identity_dir};
+use conclave_net::NodeIdentity;
+use serde_json::Value;
+
+#[derive(Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Found a cluster with this node as its first member.
+    Init(Node),
+    /// Join a cluster with a one-time token.
+    Join {
+        #[command(flatten)]
+        node: Node,
+        /// The token, from `conclave cluster join-token create` on a member.
+        #[arg(long)]
+        token: String,
+        /// Any member: address and port of its gRPC listener (8300).
+        #[arg(long)]
+        peer: String,
+    },
+    /// Take this node out of its cluster; what it leads moves to another node first.
+    Leave(Node),
+    /// Take another node out of the cluster; its certificate is refused from then on.
+    Remove {
+        #[command(flatten)]
+        node: Node,
+        /// Its name.
+        name: String,
+    },
+    /// Make a node the active one: Raft leader, and primary of PostgreSQL.
+    SetActive {
+        #[command(flatten)]
+        node: Node,
+        /// Its name.
+        name: String,
+    },
+    /// One-time tokens that let nodes join.
+    #[command(subcommand)]
+    JoinToken(TokenCommand),
+    /// The nodes' certificates.
+    #[command(subcommand)]
+    Certificates(CertificateCommand),
+    /// List the nodes.
+    Nodes(Node),
+    /// Show the cluster's health as this node sees it.
+    Status(Node),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token that holds for 24 hours.
+    Create(Node),
+    /// List the tokens that have not been used.
+    List(Node),
+    /// Make a token useless.
+    Revoke {
+        #[command(flatten)]
+        node: Node,
+        /// Its id: the part before the first dot, as `list` shows it.
+        id: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum CertificateCommand {
+    /// Have every node make itself a new key and certificate. Nothing is interrupted.
+    Rotate(Node),
+}
+
+/// Which node, and how to answer.
+#[derive(clap::Args)]
+pub(crate) struct Node {
+    /// The node's configuration.
+    #[arg(long)]
+    config: PathBuf,
+    /// Answer with one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Node {
+    fn load(&self) -> Result<NodeConfig> {
+        Ok(conclave_config::load(&self.config)?)
+    }
+
+    /// The configuration, and a client of the running node.
+    fn connect(&self) -> Result<(NodeConfig, AdminClient)> {
+        let config = self.load()?;
+        let admin = AdminClient::new(identity(&config)?, &config.node.address.to_string(), config.ports.peer)?;
+        Ok((config, admin))
+    }
+
+    fn answer(&self, value: &Value, text: &str) {
+        if self.json {
+            println!("{value}");
+        } else {
+            println!("{text}");
+        }
+    }
+}
+
+pub(crate) async fn run(command: ClusterCommand) -> Result<ExitCode> {
+    match command {
+        ClusterCommand::Init(node) => life::init(&node)?,
+        ClusterCommand::Join { node, token, peer } => life::join_cluster(&node, token, peer).await?,
+        ClusterCommand::Leave(node) => life::leave(&node).await?,
+        ClusterCommand::Remove { node, name } => life::remove(&node, &name).await?,
+        ClusterCommand::SetActive { node, name } => active::set_active(&node, &name).await?,
+        ClusterCommand::JoinToken(TokenCommand::Create(node)) => tokens::create(&node).await?,
+        ClusterCommand::JoinToken(TokenCommand::List(node)) => tokens::list(&node).await?,
+        ClusterCommand::JoinToken(TokenCommand::Revoke { node, id }) => tokens::revoke(&node, id).await?,
+        ClusterCommand::Certificates(CertificateCommand::Rotate(node)) => life::rotate(&node).await?,
+        ClusterCommand::Nodes(node) => show::nodes(&node).await?,
+        ClusterCommand::Status(node) => return show::status(&node).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn identity(config: &NodeConfig) -> Result<NodeIdentity> {
+    Ok(NodeIdentity::load(&identity_dir(&config.data_dir))?)
+}
