@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_catalog::{ClusterState, Command, NodeId, Proposal, RequestId, Response};
+use conclave_catalog::{ClusterState, Command, NodeId, Proposal, Refusal, RequestId, Response};
 use conclave_net::{JoinSecret, NodeIdentity, PeerConnector};
 use conclave_proto::consensus::ReportRequest;
 use conclave_proto::consensus::membership_client::MembershipClient;
@@ -73,7 +73,18 @@ impl Consensus {
     /// [`ConsensusError::Refused`] when the state machine refused; [`ConsensusError::Unavailable`] without a leader.
     pub async fn propose(&self, command: Command) -> Result<Response, ConsensusError> {
         let (request, at) = (self.stamps)();
-        self.propose_request(&Proposal::new(request, at, command)).await
+        let proposal = Proposal {
+            after: self.applied(),
+            ..Proposal::new(request, at, command)
+        };
+        self.propose_request(&proposal).await
+    }
+
+    /// The last entry that this node has applied.
+    pub(crate) fn applied(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.last_applied.map(|applied| applied.index)
     }
 
     pub(crate) async fn propose_request(&self, proposal: &Proposal) -> Result<Response, ConsensusError> {
@@ -98,6 +109,9 @@ impl Consensus {
                 () = another_leader(&mut roles, leader) => continue,
             };
             match outcome {
+                Forwarded::Applied(Response::Refused(late @ Refusal::TooLate)) => {
+                    return Err(ConsensusError::Unavailable(late.to_string()));
+                }
                 Forwarded::Applied(Response::Refused(refusal)) => return Err(refusal.into()),
                 Forwarded::Applied(response) => return Ok(response),
                 Forwarded::NotLeader => {}

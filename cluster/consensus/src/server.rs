@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
-use conclave_catalog::{ClusterState, Command, NodeId, NodePorts, Response, TokenId};
+use conclave_catalog::{ClusterState, Command, NodeId, NodePorts, Proposal, Response, TokenId};
 use conclave_net::{JoinSecret, NodeIdentity, PeerIdentity, sha256_hex};
 use conclave_proto::consensus::membership_server::{Membership, MembershipServer};
 use conclave_proto::consensus::propose_response::Outcome;
@@ -223,10 +223,16 @@ impl Service {
 }
 
 async fn answer_proposal(consensus: Consensus, request: ProposeRequest) -> Result<ProposeResponse, Status> {
-    let proposal = Packed(request.proposal);
+    let mut proposal = Packed(request.proposal);
     let forwarded = if request.to_leader_only {
         consensus.propose_here(proposal).await
     } else {
+        // Whoever comes from outside does not know how far the log is.
+        let opened = proposal.open().map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if opened.after.is_none() {
+            let after = consensus.applied();
+            proposal = Packed::new(&Proposal { after, ..opened }).map_err(internal)?;
+        }
         match consensus.propose_packed(&proposal).await {
             Ok(response) => Forwarded::Applied(response),
             Err(ConsensusError::Refused(refusal)) => Forwarded::Applied(Response::Refused(refusal)),

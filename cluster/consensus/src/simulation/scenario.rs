@@ -212,7 +212,11 @@ async fn write(world: &World, book: &Book, first: &Member, key: u64) -> bool {
         value: Value::from(value),
     };
     let (request, at) = (first.consensus.stamps)();
-    let packed = Packed::new(&Proposal::new(request, at, command)).expect("a proposal packs");
+    let proposal = Proposal {
+        after: first.consensus.applied(),
+        ..Proposal::new(request, at, command)
+    };
+    let packed = Packed::new(&proposal).expect("a proposal packs");
     let began = book.begin();
     let end = world.elapsed() + millis(200, 3000);
     let mut member = first.clone();
