@@ -130,6 +130,9 @@ pub struct DatabaseState {
     pub last_epoch: u64,
     /// The highest timeline ever allocated.
     pub last_timeline: u32,
+    /// Who was chosen last, as long as the primary of the rule in force has not been let go on since.
+    #[serde(default)]
+    pub chosen: Option<NodeId>,
     /// The switches of committed rules, oldest first; the last [`HISTORY_KEPT`].
     pub history: Vec<TimelineSwitch>,
 }
@@ -224,12 +227,25 @@ pub enum Lineage {
 }
 
 impl DatabaseState {
-    /// How a log that ends at `end` on `timeline` stands to the timeline that is, or is about to be, the primary's.
-    pub fn lineage(&self, timeline: u32, end: Lsn) -> Lineage {
-        let coming = self.change.as_ref().and_then(|change| change.candidate.as_ref());
+    /// The node whose log holds every commit that a client was told of, by itself: the primary of the rule in force, which alone is
+    /// led to, or whoever was chosen in its place from a majority since then.
+    pub fn holder(&self) -> Option<NodeId> {
+        self.chosen.or(self.rule.as_ref().map(|rule| rule.primary))
+    }
+
+    /// How a log that ends at `end` on `timeline` stands to the timeline of the primary of that epoch: the one in force, or the one
+    /// that is about to be. Of any other epoch nothing is known: an order that names its primary may be older or newer than
+    /// what has come here, and a log is not to be undone for that.
+    pub fn lineage(&self, epoch: u64, timeline: u32, end: Lsn) -> Lineage {
         let Some(rule) = &self.rule else {
             return Lineage::Unknown;
         };
+        let change = self.change.as_ref().filter(|change| change.epoch == epoch);
+        let coming = change.and_then(|change| change.candidate.as_ref());
+        let same_primary = change.is_some_and(|change| matches!(change.kind, ChangeKind::Cohort(_)));
+        if coming.is_none() && epoch != rule.epoch && !same_primary {
+            return Lineage::Unknown;
+        }
         let mut current = coming.map_or(rule.timeline, |candidate| candidate.timeline);
         // Each step leads to a lower timeline.
         while current > timeline {
@@ -309,6 +325,10 @@ impl DatabaseState {
             }
         }
         self.last_epoch = epoch;
+        if matches!(kind, ChangeKind::Cohort(_)) {
+            // The primary goes on, and takes commits that nobody else holds all of.
+            self.chosen = None;
+        }
         self.change = Some(RuleChange {
             epoch,
             kind,
@@ -342,6 +362,7 @@ impl DatabaseState {
             switch_lsn: at,
         });
         self.last_timeline = timeline;
+        self.chosen = Some(node);
         Ok(())
     }
 
@@ -375,6 +396,7 @@ impl DatabaseState {
             }
         }
         rule.epoch = epoch;
+        self.chosen = None;
         self.change = None;
         Ok(())
     }
@@ -517,14 +539,14 @@ mod tests {
         // Timeline 3 was abandoned; 4 left 2 where 2 had come to.
         state.history = vec![switch(2, 1, 100), switch(4, 2, 200)];
         state.rule.as_mut().unwrap().timeline = 4;
-        assert_eq!(state.lineage(4, Lsn(900)), Lineage::Prefix);
-        assert_eq!(state.lineage(2, Lsn(200)), Lineage::Prefix);
-        assert_eq!(state.lineage(2, Lsn(201)), Lineage::Diverged);
-        assert_eq!(state.lineage(1, Lsn(99)), Lineage::Prefix);
-        assert_eq!(state.lineage(1, Lsn(101)), Lineage::Diverged);
-        assert_eq!(state.lineage(3, Lsn(150)), Lineage::Diverged);
+        assert_eq!(state.lineage(1, 4, Lsn(900)), Lineage::Prefix);
+        assert_eq!(state.lineage(1, 2, Lsn(200)), Lineage::Prefix);
+        assert_eq!(state.lineage(1, 2, Lsn(201)), Lineage::Diverged);
+        assert_eq!(state.lineage(1, 1, Lsn(99)), Lineage::Prefix);
+        assert_eq!(state.lineage(1, 1, Lsn(101)), Lineage::Diverged);
+        assert_eq!(state.lineage(1, 3, Lsn(150)), Lineage::Diverged);
         state.history.remove(0);
-        assert_eq!(state.lineage(1, Lsn(99)), Lineage::Unknown);
+        assert_eq!(state.lineage(1, 1, Lsn(99)), Lineage::Unknown);
         state.change = Some(RuleChange {
             epoch: 9,
             kind: ChangeKind::Failover,
@@ -536,9 +558,15 @@ mod tests {
             }),
         });
         assert_eq!(
-            state.lineage(4, Lsn(301)),
+            state.lineage(9, 4, Lsn(301)),
             Lineage::Diverged,
-            "the promotion under way counts"
+            "the promotion under way counts for those who follow it"
+        );
+        assert_eq!(state.lineage(1, 4, Lsn(301)), Lineage::Prefix, "and for nobody else");
+        assert_eq!(
+            state.lineage(8, 5, Lsn(301)),
+            Lineage::Unknown,
+            "of a change that was given up nothing is known"
         );
     }
 

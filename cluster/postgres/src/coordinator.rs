@@ -22,6 +22,8 @@ const SILENCE_MS: u64 = 600;
 const DOWN_MS: u64 = 300;
 /// How long a chosen candidate may take before the next attempt with another epoch.
 const PROMOTION_MS: u64 = 10_000;
+/// How long a majority is waited for before the one node that holds every commit by itself is taken.
+const HOLDER_MS: u64 = 1_000;
 /// How long the managers' own users may take to finish before a planned change cuts them off.
 const HOLD_MS: u64 = 400;
 /// How long a primary's clients may take to finish, and its successor to receive, before a planned change is given up.
@@ -148,6 +150,9 @@ pub enum Order {
         epoch: u64,
         /// The new cohort.
         cohort: BTreeSet<NodeId>,
+        /// The one that it takes the place of: that of the rule in which the epoch was claimed, which the primary may not know
+        /// yet.
+        leaving: BTreeSet<NodeId>,
     },
 }
 
@@ -227,10 +232,15 @@ fn can_be_recruited(view: &View<'_>, node: NodeId) -> bool {
 }
 
 fn is_lost(view: &View<'_>, node: NodeId) -> bool {
-    let Some(seen) = view.nodes.get(&node) else {
-        return false;
-    };
-    seen.gone || seen.silent_ms >= SILENCE_MS || seen.down_ms >= DOWN_MS
+    let down = view.nodes.get(&node).is_some_and(|seen| seen.down_ms >= DOWN_MS);
+    is_out_of_reach(view, node) || down
+}
+
+/// Whether a node is gone or silent, or was removed: of every member something is known, if only its silence.
+fn is_out_of_reach(view: &View<'_>, node: NodeId) -> bool {
+    view.nodes
+        .get(&node)
+        .is_none_or(|seen| seen.gone || seen.silent_ms >= SILENCE_MS)
 }
 
 /// The Raft group's voters, as far as their standbys stream and are close. Nobody leaves the cohort for being away: a
@@ -308,8 +318,22 @@ fn promote(view: &View<'_>, rule: &Rule, epoch: u64, candidate: &Candidate) -> V
             switch_lsn: seen.switch_lsn,
         })];
     }
-    let unable = chosen.is_some_and(|seen| seen.pledge > epoch);
-    if is_lost(view, candidate.node) || unable || view.change_age_ms > PROMOTION_MS {
+    // Its promotion died after it had begun the timeline, or began another one: a number is never used twice.
+    let spent = |seen: &Observation| match seen.role {
+        Role::Standby => seen.timeline >= candidate.timeline,
+        Role::Primary => seen.pledge == epoch && seen.timeline != candidate.timeline,
+        Role::Empty => true,
+        Role::Down => false,
+    };
+    let unable = chosen.is_some_and(|seen| seen.pledge > epoch || spent(seen));
+    // A candidate that is promoted waits for its quorum. Another attempt helps only if it could do without this one; else it would
+    // cut off, time after time, those who are being brought back in order to acknowledge.
+    let promoted = chosen.is_some_and(|seen| seen.role == Role::Primary && seen.timeline == candidate.timeline);
+    let others = rule.cohort.iter().filter(|id| **id != candidate.node);
+    let replaceable = others.filter(|id| can_be_recruited(view, **id)).count() >= rule.majority();
+    let late = view.change_age_ms > PROMOTION_MS && (!promoted || replaceable);
+    // The candidate may be the primary of the rule in force, which is in recovery now because it was told to.
+    if is_out_of_reach(view, candidate.node) || unable || late {
         return claim(view, ChangeKind::Failover);
     }
     let promote = Order::Promote {
@@ -343,9 +367,15 @@ fn recruit(view: &View<'_>, rule: &Rule, epoch: u64, preferred: NodeId) -> Vec<A
     let best = pledged
         .iter()
         .max_by_key(|(id, seen)| (seen.timeline, seen.lsn, *id == preferred, std::cmp::Reverse(*id)));
-    if let Some((node, seen)) = best
-        && pledged.len() >= rule.majority()
-    {
+    // Too few may be left that hold anything: two are being rewound when the one that they are to follow stumbles. Then the one whose
+    // log holds every commit by itself will do, once it has pledged: nobody else could get a commit acknowledged.
+    let holder = pledged.iter().find(|(id, _)| view.facts.holder() == Some(*id));
+    let best = if pledged.len() >= rule.majority() {
+        best
+    } else {
+        holder.filter(|_| view.change_age_ms > HOLDER_MS)
+    };
+    if let Some((node, seen)) = best {
         let choose = DatabaseCommand::Choose {
             epoch,
             node: *node,
@@ -380,13 +410,28 @@ fn regroup(view: &View<'_>, rule: &Rule, change: &RuleChange, cohort: &BTreeSet<
                 switch_lsn: None,
             })]
         }
-        _ if view.change_age_ms > PROMOTION_MS => claim(view, ChangeKind::Cohort(wanted_cohort(view, rule))),
-        _ => vec![Action::Order(
-            rule.primary,
-            Order::Regroup {
+        _ if view.change_age_ms > PROMOTION_MS && wanted_cohort(view, rule) != *cohort => {
+            claim(view, ChangeKind::Cohort(wanted_cohort(view, rule)))
+        }
+        _ => {
+            let regroup = Order::Regroup {
                 epoch: change.epoch,
                 cohort: cohort.clone(),
-            },
-        )],
+                leaving: rule.cohort.clone(),
+            };
+            // Who has pledged to a change that was given up is fed by nobody since, and may be needed to acknowledge this one.
+            let follow = Order::Follow {
+                epoch: change.epoch,
+                upstream: rule.primary,
+            };
+            let waits = |seen: &Observation| rule.epoch < seen.pledge && seen.pledge < change.epoch;
+            let waiting = rule
+                .cohort
+                .union(cohort)
+                .filter(|id| **id != rule.primary && observation(view, **id).is_some_and(waits));
+            std::iter::once(Action::Order(rule.primary, regroup))
+                .chain(waiting.map(|id| Action::Order(*id, follow.clone())))
+                .collect()
+        }
     }
 }

@@ -13,6 +13,9 @@ mod error;
 mod network;
 mod service;
 mod shell;
+#[cfg(test)]
+mod simulation;
+mod tracking;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -4,13 +4,14 @@
 //! | --- | --- | --- |
 //! | proxy, TCP on the node's address | the primary of the rule in force | clients on this machine |
 //! | relay, mutual TLS | this node's server | the other nodes' proxies and standbys |
-//! | upstream, Unix socket | the relay of the node that feeds this one | this node's WAL receiver, base backup, rewind |
+//! | upstream, Unix socket | the relay of the node that feeds this one | this node's WAL receiver |
+//! | copy, Unix socket | the same | base backup, rewind, the driver |
 //!
 //! Each connection lives as long as its gate is open: when the rule changes, when this node pledges, or when this process
 //! stops, it is cut. A manager that hangs takes its PostgreSQL off the network with it.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ struct Paths {
 }
 
 impl Network {
-    /// Opens all three. The TCP ports have been bound before.
+    /// Opens all. The TCP ports have been bound before.
     pub(crate) fn start(self, proxy: TcpListener, relay: TcpListener, tasks: &Tasks) -> Result<(), DatabaseError> {
         let paths = Paths {
             consensus: self.consensus,
@@ -76,7 +77,8 @@ impl Network {
             local: self.layout.local_socket(),
         };
         start_relay(&paths, relay, self.tls, tasks);
-        start_upstream(&paths, &self.layout, tasks)?;
+        start_upstream(&paths, &self.layout.upstream_socket(), true, tasks)?;
+        start_upstream(&paths, &self.layout.copy_socket(), false, tasks)?;
         start_proxy(paths, proxy, tasks);
         Ok(())
     }
@@ -101,8 +103,9 @@ async fn relay<S: AsyncRead + AsyncWrite + Unpin>(
     identity: &PeerIdentity,
     shutdown: &Shutdown,
 ) -> Result<(), &'static str> {
-    let state = Arc::clone(&paths.consensus.state().borrow());
-    if !state.nodes().contains_key(&NodeId(identity.node_id)) {
+    let id = NodeId(identity.node_id);
+    let mut members = paths.consensus.state();
+    if !members.borrow_and_update().nodes().contains_key(&id) {
         return Err("the peer is no member of this cluster");
     }
     let purpose = tokio::time::timeout(FIRST_BYTES_TIMEOUT, peer.read_u8()).await;
@@ -125,25 +128,35 @@ async fn relay<S: AsyncRead + AsyncWrite + Unpin>(
     peer.write_u8(OPEN).await.map_err(|_| "the peer has left")?;
     let closed = async {
         // A change of the serving epoch cuts nobody: it is the same primary.
-        let _closed_or_stopping = gates.wait_for(|gates| !opens(gates)).await;
+        let shut = async {
+            let _closed_or_stopping = gates.wait_for(|gates| !opens(gates)).await;
+        };
+        // A node that is removed loses what it had open, too.
+        let removed = async {
+            let _removed_or_stopping = members.wait_for(|state| !state.nodes().contains_key(&id)).await;
+        };
+        tokio::select! { () = shut => {}, () = removed => {} }
     };
     join(&mut peer, &mut local, closed, shutdown).await;
     Ok(())
 }
 
-fn start_upstream(paths: &Paths, layout: &Layout, tasks: &Tasks) -> Result<(), DatabaseError> {
-    let socket = layout.upstream_socket();
+/// `from_server`: whether only the local server comes there.
+fn start_upstream(paths: &Paths, socket: &Path, from_server: bool, tasks: &Tasks) -> Result<(), DatabaseError> {
     if socket.exists() {
-        std::fs::remove_file(&socket).map_err(DatabaseError::file("remove", &socket))?;
+        std::fs::remove_file(socket).map_err(DatabaseError::file("remove", socket))?;
     }
-    let listener = UnixListener::bind(&socket).map_err(DatabaseError::file("listen on", &socket))?;
+    let listener = UnixListener::bind(socket).map_err(DatabaseError::file("listen on", socket))?;
     // The folder is closed to all but the server's account.
-    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o777))
-        .map_err(DatabaseError::file("open", &socket))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o777))
+        .map_err(DatabaseError::file("open", socket))?;
     let (paths, connections, shutdown) = (paths.clone(), tasks.clone(), tasks.shutdown());
     tasks.spawn("database upstream", async move {
         while let Some(accepted) = shutdown.run_until(listener.accept()).await {
             let Ok((stream, _)) = accepted else { continue };
+            if from_server {
+                paths.driver.asks();
+            }
             let (paths, shutdown) = (paths.clone(), shutdown.clone());
             connections.spawn("upstream connection", async move {
                 upstream(&paths, stream, &shutdown).await;
@@ -154,7 +167,6 @@ fn start_upstream(paths: &Paths, layout: &Layout, tasks: &Tasks) -> Result<(), D
 }
 
 async fn upstream(paths: &Paths, mut stream: UnixStream, shutdown: &Shutdown) {
-    paths.driver.asks();
     let mut gates = paths.driver.gates();
     let Some(node) = gates.borrow_and_update().upstream else {
         return;

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::coordinator::{Observation, Order};
 use crate::driver::Driver;
+use crate::tracking::Silence;
 
 /// Answered from memory.
 const OBSERVE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -45,14 +46,6 @@ impl DriverService for Service {
             Err(error) => Err(Status::internal(error.to_string())),
         }
     }
-}
-
-/// Why a driver did not answer.
-pub(crate) enum Silence {
-    /// The connection was refused or reset: the process is gone.
-    Gone,
-    /// Nothing came in time.
-    Unanswered,
 }
 
 /// Calls the driver of a node; this node's own without a detour.

@@ -133,6 +133,10 @@ impl Node {
 
     /// Runs a statement through this node's proxy on a new connection; an error is an unknown outcome.
     fn execute(&self, statement: &str) -> Result<Vec<i64>, String> {
+        self.execute_within(statement, Duration::from_secs(20))
+    }
+
+    fn execute_within(&self, statement: &str, limit: Duration) -> Result<Vec<i64>, String> {
         self.runtime().block_on(async {
             let mut config = tokio_postgres::Config::new();
             config
@@ -159,7 +163,7 @@ impl Node {
             tokio::select! {
                 result = work => result,
                 _ = connection => Err("the connection was lost".into()),
-                () = tokio::time::sleep(Duration::from_secs(20)) => Err("no answer".into()),
+                () = tokio::time::sleep(limit) => Err("no answer".into()),
             }
         })
     }
@@ -240,7 +244,7 @@ fn primary_of(node: &Node) -> Option<NodeId> {
 }
 
 #[test]
-fn a_lost_primary_is_replaced_loses_nothing_and_comes_back() {
+fn lost_primaries_are_replaced_lose_nothing_and_come_back() {
     let log = std::env::var("CONCLAVE_LOG").unwrap_or_else(|_| "warn,openraft=off".into());
     tracing_subscriber::fmt()
         .with_env_filter(log)
@@ -253,8 +257,8 @@ fn a_lost_primary_is_replaced_loses_nothing_and_comes_back() {
         one.execute("CREATE TABLE IF NOT EXISTS t (n bigint PRIMARY KEY)")
             .is_ok()
     });
-    let two = joined(root.path(), &one, 2);
-    let three = joined(root.path(), &one, 3);
+    let mut two = joined(root.path(), &one, 2);
+    let mut three = joined(root.path(), &one, 3);
     wait("a cohort of three", || cohort_of(&one) == 3 && cohort_of(&two) == 3);
 
     let mut acknowledged = Vec::new();
@@ -286,4 +290,61 @@ fn a_lost_primary_is_replaced_loses_nothing_and_comes_back() {
     let rows = one.execute("SELECT n FROM t ORDER BY n").unwrap();
     let missing: Vec<_> = acknowledged.iter().filter(|n| !rows.contains(n)).collect();
     assert!(missing.is_empty(), "acknowledged and lost: {missing:?}");
+
+    // A primary that is left alone writes what nobody acknowledges. It is undone when it comes back.
+    let mut one = one;
+    let old = primary_of(&one).unwrap();
+    for node in [&mut one, &mut two, &mut three] {
+        if node.consensus.me() != old {
+            node.kill();
+        }
+    }
+    let alone = [&one, &two, &three]
+        .into_iter()
+        .find(|node| node.consensus.me() == old)
+        .unwrap();
+    for n in 5000..5003 {
+        let statement = format!("INSERT INTO t VALUES ({n})");
+        assert!(
+            alone.execute_within(&statement, Duration::from_millis(700)).is_err(),
+            "nobody can acknowledge {n}"
+        );
+    }
+    for node in [&mut one, &mut two, &mut three] {
+        if node.consensus.me() == old {
+            node.kill();
+        }
+    }
+    let again = |node: &mut Node| {
+        let (dir, ports) = (node.dir.clone(), node.ports);
+        *node = Node::start(dir, ports);
+    };
+    for node in [&mut one, &mut two, &mut three] {
+        if node.consensus.me() != old {
+            again(node);
+        }
+    }
+    let survivor = if old == NodeId(2) { &three } else { &two };
+    wait("writes without the old primary", || put(survivor, 6000));
+    acknowledged.push(6000);
+    for node in [&mut one, &mut two, &mut three] {
+        if node.consensus.me() == old {
+            again(node);
+        }
+    }
+    let returned = [&one, &two, &three]
+        .into_iter()
+        .find(|node| node.consensus.me() == old)
+        .unwrap();
+    wait("the second old primary to stream", || {
+        let status = returned.database.status();
+        status.observation.role == Role::Standby && status.observation.streaming && status.healthy
+    });
+    let rows = returned.execute("SELECT n FROM t ORDER BY n").unwrap();
+    let missing: Vec<_> = acknowledged.iter().filter(|n| !rows.contains(n)).collect();
+    assert!(missing.is_empty(), "acknowledged and lost: {missing:?}");
+    assert!(
+        rows.iter().all(|n| !(5000..6000).contains(n)),
+        "what nobody acknowledged was undone"
+    );
 }

@@ -11,8 +11,11 @@ use crate::DatabaseError;
 const SOCKET_DIR_BYTES_MAX: usize = 80;
 /// The server's own socket is named after this port.
 pub(crate) const LOCAL_PORT: u16 = 5432;
-/// The relay towards the current primary listens on a socket named after this port.
+/// The relay towards the current primary listens on a socket named after this port. Only the local server comes here: that it
+/// comes says that it has replayed all that it holds.
 pub(crate) const UPSTREAM_PORT: u16 = 5433;
+/// The same way, for all others: copies, rewinds and questions of the driver's.
+pub(crate) const COPY_PORT: u16 = 5434;
 
 /// The paths of one node's PostgreSQL.
 #[derive(Debug, Clone)]
@@ -63,6 +66,10 @@ impl Layout {
 
     pub(crate) fn upstream_socket(&self) -> PathBuf {
         self.socket_dir.join(format!(".s.PGSQL.{UPSTREAM_PORT}"))
+    }
+
+    pub(crate) fn copy_socket(&self) -> PathBuf {
+        self.socket_dir.join(format!(".s.PGSQL.{COPY_PORT}"))
     }
 
     pub(crate) fn passfile(&self) -> PathBuf {

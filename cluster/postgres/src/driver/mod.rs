@@ -4,18 +4,20 @@
 //! may fail or be interrupted, and the next look goes on from what it finds. Orders are written to disk by
 //! [`Driver::order`] and only then seen by the task.
 
+pub(crate) mod decide;
 mod layout;
-mod pledge;
+pub(crate) mod pledge;
 mod programs;
-mod session;
-mod settings;
+pub(crate) mod session;
+pub(crate) mod settings;
+mod timelines;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conclave_catalog::database::{ChangeKind, DatabaseState, Lineage, Lsn};
+use conclave_catalog::database::{ChangeKind, DatabaseState, Lsn};
 use conclave_catalog::{ClusterState, NodeId};
 use conclave_runtime::account::Account;
 use conclave_runtime::{Shutdown, Tasks};
@@ -24,21 +26,24 @@ use tokio::time::Instant;
 
 use crate::DatabaseError;
 use crate::coordinator::{Observation, Order, Role};
+pub(crate) use decide::Gates;
+use decide::{Ended, Look, Memory, Step};
 pub(crate) use layout::Layout;
 use pledge::{Goal, Pledge, PledgeFile};
 use programs::{Programs, Stop};
 use session::{Facts, Session};
 use settings::Acknowledgers;
+use timelines::Timelines;
 
 const TICK: Duration = Duration::from_millis(100);
 /// While a failover waits for this node's position to settle, or for its promotion.
 const FAST_TICK: Duration = Duration::from_millis(15);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
-/// A standby whose upstream is there and that does not stream for this long needs more than patience.
-const HEAL_AFTER: Duration = Duration::from_secs(6);
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long clients may finish what they are at before a planned change cuts them off.
 const DRAIN_GRACE: Duration = Duration::from_millis(250);
+/// A checkpoint may be part of it.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(30);
 const MARKER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the driver needs.
@@ -50,25 +55,6 @@ pub(crate) struct DriverOptions {
     pub(crate) account: Account,
     pub(crate) password: String,
     pub(crate) replication_password: String,
-}
-
-/// Which node feeds this one, and whether its own server may be reached: what the network layer carries out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Gates {
-    /// Where the upstream socket leads.
-    pub(crate) upstream: Option<NodeId>,
-    /// Whether standbys may receive from this node's server.
-    pub(crate) replication: bool,
-    /// The epoch in which clients may use this node's server.
-    pub(crate) serving: Option<u64>,
-}
-
-/// How a data directory that does not stream is brought back, from the cheapest means to the surest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cure {
-    Start,
-    Rewind,
-    Clone,
 }
 
 /// Handle on the driver of this node.
@@ -134,16 +120,9 @@ impl Driver {
             programs,
             node_name: options.node_name,
             session: None,
-            serving: None,
-            in_force: Acknowledgers::default(),
+            memory: Memory::default(),
             draining: None,
-            drained: None,
-            switch_lsn: None,
-            cure: Cure::Start,
-            trouble_since: None,
-            last: None,
-            initialized: false,
-            asked_before: 0,
+            born: Instant::now(),
         };
         tasks.spawn("database driver", task.run(tasks.shutdown()));
         Ok((Self { shared }, layout))
@@ -260,22 +239,7 @@ impl Shared {
     fn close_gates(&self, goal: &Goal) {
         self.gates.send_if_modified(|gates| {
             let before = *gates;
-            match goal {
-                Goal::Standby { upstream, .. } => {
-                    *gates = Gates {
-                        upstream: *upstream,
-                        replication: false,
-                        serving: None,
-                    };
-                }
-                Goal::Promote { epoch, .. } => {
-                    gates.upstream = None;
-                    gates.serving = gates.serving.filter(|serving| serving == epoch);
-                }
-                // Clients are cut by the task, once they have finished or had time to.
-                Goal::Primary { .. } | Goal::Drain { .. } => gates.upstream = None,
-                Goal::Wait | Goal::Initialize => *gates = Gates::default(),
-            }
+            gates.close(goal);
             *gates != before
         });
     }
@@ -286,20 +250,11 @@ struct Task {
     programs: Programs,
     node_name: String,
     session: Option<Session>,
-    serving: Option<u64>,
-    /// The quorum that was proven last.
-    in_force: Acknowledgers,
+    memory: Memory,
     /// The epoch in which clients are let finish, and since when.
     draining: Option<(u64, Instant)>,
-    drained: Option<(u64, Lsn)>,
-    switch_lsn: Option<Lsn>,
-    cure: Cure,
-    trouble_since: Option<Instant>,
-    last: Option<Facts>,
-    initialized: bool,
-    /// How often the server had asked for log when it was started. A server that was found running has asked long ago, or asks
-    /// again soon.
-    asked_before: u64,
+    /// The zero of the time that the memory counts.
+    born: Instant,
 }
 
 impl Task {
@@ -308,10 +263,12 @@ impl Task {
         while !shutdown.is_requested() {
             let (goal, pledged) = self.shared.goal();
             self.shared.close_gates(&goal);
+            self.open_upstream(&goal, pledged);
             let facts = self.look().await;
-            let before = std::mem::replace(&mut self.last, facts.clone());
-            self.publish(&goal, pledged, facts.as_ref(), before.as_ref());
-            let outcome = shutdown.run_until(self.converge(&goal, facts.as_ref())).await;
+            let database = self.shared.facts();
+            let look = self.see(&goal, facts.as_ref(), &database);
+            self.publish(&look, pledged);
+            let outcome = shutdown.run_until(self.converge(look)).await;
             match outcome {
                 None => break,
                 Some(Ok(())) => self.report(None),
@@ -333,6 +290,20 @@ impl Task {
         self.session = None;
         if let Err(error) = self.programs.stop(Stop::Fast, STOP_LIMIT).await {
             tracing::warn!(%error, "postgres was not stopped cleanly");
+        }
+    }
+
+    fn see<'a>(&self, goal: &'a Goal, server: Option<&'a Facts>, database: &'a DatabaseState) -> Look<'a> {
+        Look {
+            goal,
+            server,
+            running: server.is_some() || self.programs.postmaster().is_some(),
+            has_data: self.programs.layout.has_data(),
+            half_rewound: self.programs.layout.rewind_mark().exists(),
+            ended: None,
+            source_ready: false,
+            database,
+            now: self.born.elapsed(),
         }
     }
 
@@ -374,36 +345,17 @@ impl Task {
         }
     }
 
-    fn publish(&mut self, goal: &Goal, pledged: u64, facts: Option<&Facts>, before: Option<&Facts>) {
-        let role = match facts {
-            Some(facts) if facts.in_recovery => Role::Standby,
-            Some(_) => Role::Primary,
-            None if self.programs.layout.has_data() => Role::Down,
-            None => Role::Empty,
-        };
-        if role != Role::Primary {
-            self.serving = None;
+    fn publish(&mut self, look: &Look<'_>, pledged: u64) {
+        if !matches!(look.goal, Goal::Drain { .. }) {
+            self.draining = None;
         }
-        if !matches!(goal, Goal::Drain { .. }) {
-            (self.draining, self.drained) = (None, None);
-        }
-        let isolated = matches!(goal, Goal::Standby { upstream: None, .. });
-        let still = facts.is_some() && facts.map(|facts| facts.lsn) == before.map(|facts| facts.lsn);
-        let observation = Observation {
-            role,
-            pledge: pledged,
-            settled: isolated && still && facts.is_some_and(|facts| !facts.receiver && self.has_read_all(facts)),
-            timeline: facts.map_or(0, |facts| facts.timeline),
-            lsn: facts.map_or(Lsn(0), |facts| facts.lsn),
-            streaming: facts.is_some_and(|facts| facts.receiving),
-            serving: self.serving,
-            drained: self.drained,
-            quiet: None,
-            switch_lsn: self.switch_lsn,
-            system_id: facts
-                .filter(|_| self.initialized || role != Role::Primary || self.shared.facts().rule.is_some())
-                .map(|facts| facts.system_id.clone()),
-        };
+        let asked = *self.shared.asked.borrow();
+        let observation = self.memory.observe(look, pledged, asked);
+        self.shared.gates.send_if_modified(|gates| {
+            let before = *gates;
+            gates.close_unproven(&self.memory);
+            *gates != before
+        });
         self.shared.observation.send_if_modified(|old| {
             let changed = *old != observation;
             *old = observation;
@@ -411,37 +363,51 @@ impl Task {
         });
     }
 
-    /// Whether the position that a standby shows is the end of all that it holds. After a start it replays what lies there, and
-    /// asks for more only when that is done: its question is the sign.
-    fn has_read_all(&self, facts: &Facts) -> bool {
-        facts.has_received || *self.shared.asked.borrow() > self.asked_before
-    }
-
-    async fn converge(&mut self, goal: &Goal, facts: Option<&Facts>) -> Result<(), DatabaseError> {
-        match goal {
-            Goal::Wait => Ok(()),
-            Goal::Initialize => self.initialize(facts).await,
-            Goal::Drain { epoch } => self.drain(*epoch).await,
-            Goal::Standby { upstream, .. } => self.be_standby(*upstream, facts).await,
-            Goal::Promote {
-                epoch,
-                timeline,
-                cohort,
-            } => {
-                let names = self.acknowledgers(cohort, None);
-                self.promote(*epoch, *timeline, &names, facts).await
+    async fn converge(&mut self, mut look: Look<'_>) -> Result<(), DatabaseError> {
+        if self.memory.asks_how_it_ended(&look) {
+            look.ended = Some(self.how_it_ended().await?);
+        }
+        if self.memory.asks_for_source(&look) {
+            look.source_ready = self.prepare_source().await;
+        }
+        let (epoch, acknowledgers) = match look.goal {
+            Goal::Promote { epoch, cohort, .. } => (*epoch, self.acknowledgers(&look, cohort, None)),
+            Goal::Primary { epoch, cohort, leaving } => (*epoch, self.acknowledgers(&look, cohort, leaving.as_ref())),
+            Goal::Drain { epoch } | Goal::Standby { epoch, .. } => (*epoch, Acknowledgers::default()),
+            Goal::Wait | Goal::Initialize => (0, Acknowledgers::default()),
+        };
+        match self.memory.step(&look, &acknowledgers) {
+            Step::Rest => Ok(()),
+            Step::Initialize => self.initialize(look.server).await,
+            Step::Start => self.start(&acknowledgers).await,
+            Step::StartStandby => self.start_standby().await,
+            Step::Demote => self.demote().await,
+            Step::Undo => self.undo().await,
+            Step::Rewind => self.rewind().await,
+            Step::Clone => self.clone_primary().await,
+            Step::Promote { timeline, from } => self.promote(epoch, timeline, from, &acknowledgers).await,
+            Step::Prove => self.prove(epoch, &acknowledgers).await,
+            Step::Open => {
+                self.feed(epoch);
+                self.open(epoch);
+                Ok(())
             }
-            Goal::Primary { epoch, cohort, leaving } => {
-                let names = self.acknowledgers(cohort, leaving.as_ref());
-                self.be_primary(*epoch, &names, facts).await
-            }
+            Step::Drain => self.drain(epoch).await,
+            Step::Fail(why) => Err(DatabaseError::Unexpected(why)),
         }
     }
 
-    fn acknowledgers(&self, cohort: &BTreeSet<NodeId>, leaving: Option<&BTreeSet<NodeId>>) -> Acknowledgers {
+    fn acknowledgers(
+        &self,
+        look: &Look<'_>,
+        cohort: &BTreeSet<NodeId>,
+        leaving: Option<&BTreeSet<NodeId>>,
+    ) -> Acknowledgers {
+        let nobody = BTreeSet::new();
+        let connected = look.server.map_or(&nobody, |facts| &facts.standbys);
         let state = self.shared.state.borrow();
         let name = |id: NodeId| state.nodes().get(&id).map(|node| node.name.clone());
-        Acknowledgers::of(self.shared.me, cohort, leaving, name)
+        Acknowledgers::of(self.shared.me, cohort, leaving, connected, name)
     }
 
     async fn initialize(&mut self, facts: Option<&Facts>) -> Result<(), DatabaseError> {
@@ -452,13 +418,13 @@ impl Task {
         if facts.is_none() {
             return self.start(&Acknowledgers::default()).await;
         }
-        if !self.initialized {
+        if !self.memory.initialized {
             let session = self
                 .session
                 .as_ref()
                 .ok_or(DatabaseError::Timeout("connecting to the new server"))?;
             session.create_roles(&self.programs.replication_password).await?;
-            self.initialized = true;
+            self.memory.initialized = true;
             self.shared.wake.notify_one();
         }
         Ok(())
@@ -471,8 +437,9 @@ impl Task {
             return Ok(());
         }
         settings::write(&self.programs, &self.node_name, acknowledgers)?;
-        self.asked_before = *self.shared.asked.borrow();
+        self.memory.asked_before = *self.shared.asked.borrow();
         self.programs.start().await?;
+        self.memory.obeys(acknowledgers);
         let end = Instant::now() + READY_TIMEOUT;
         while self.look().await.is_none() {
             let (_, pledged) = self.shared.goal();
@@ -486,42 +453,50 @@ impl Task {
         Ok(())
     }
 
-    async fn be_primary(
-        &mut self,
-        epoch: u64,
-        acknowledgers: &Acknowledgers,
-        facts: Option<&Facts>,
-    ) -> Result<(), DatabaseError> {
-        let Some(facts) = facts else {
-            if !self.programs.layout.has_data() {
-                return Err(DatabaseError::Unexpected(
-                    "the rule names this node primary, and its data directory is gone: another node must take over"
-                        .into(),
-                ));
-            }
-            return self.start(acknowledgers).await;
+    /// Opens a gate for a primary of that epoch, unless it is to be something else meanwhile: the order that says so closes the
+    /// gates after it has taken the lock that is held here.
+    fn open_gate(&self, epoch: u64, open: impl FnOnce(&mut Gates)) {
+        let facts = self.shared.facts();
+        let pledge = self.shared.pledge.lock().unwrap_or_else(PoisonError::into_inner);
+        let goal = pledge.goal(facts.rule.as_ref(), self.shared.me);
+        let still = match goal {
+            Goal::Primary { epoch: now, .. } | Goal::Promote { epoch: now, .. } => now == epoch,
+            _ => false,
         };
-        if facts.in_recovery {
-            return Err(DatabaseError::Unexpected(
-                "the rule names this node primary, and its server is in recovery: another node must take over".into(),
-            ));
+        if still {
+            self.shared.gates.send_if_modified(|gates| {
+                let before = *gates;
+                open(gates);
+                *gates != before
+            });
         }
-        self.serve(epoch, acknowledgers).await
+    }
+
+    /// Lets this node's server receive, unless an order says otherwise meanwhile.
+    fn open_upstream(&self, goal: &Goal, pledged: u64) {
+        let pledge = self.shared.pledge.lock().unwrap_or_else(PoisonError::into_inner);
+        if pledge.epoch == pledged && pledge.goal(self.shared.facts().rule.as_ref(), self.shared.me) == *goal {
+            self.shared.gates.send_if_modified(|gates| {
+                let before = *gates;
+                gates.open_upstream(goal);
+                *gates != before
+            });
+        }
+    }
+
+    /// Lets standbys receive.
+    fn feed(&self, epoch: u64) {
+        self.open_gate(epoch, |gates| gates.replication = true);
     }
 
     /// Puts the quorum in force, proves it with a marker, and opens the gates.
-    async fn serve(&mut self, epoch: u64, acknowledgers: &Acknowledgers) -> Result<(), DatabaseError> {
-        self.shared
-            .gates
-            .send_if_modified(|gates| !std::mem::replace(&mut gates.replication, true));
-        if self.serving == Some(epoch) && self.in_force == *acknowledgers {
-            self.open(epoch);
-            return Ok(());
-        }
+    async fn prove(&mut self, epoch: u64, acknowledgers: &Acknowledgers) -> Result<(), DatabaseError> {
+        self.feed(epoch);
         let session = self
             .session
             .as_ref()
             .ok_or(DatabaseError::Timeout("connecting to the primary"))?;
+        let before = session.synchronous_standby_names().await?;
         settings::write(&self.programs, &self.node_name, acknowledgers)?;
         session.reload().await?;
         let end = Instant::now() + MARKER_TIMEOUT;
@@ -532,12 +507,18 @@ impl Task {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        if self.memory.has_to_settle(&before, acknowledgers) {
+            // Whether commits wait at all is the checkpointer's to say, which may be busy for long. It reads the settings before
+            // it begins a checkpoint; the signal may have come just after that the first time.
+            session.checkpoint().await?;
+            session.checkpoint().await?;
+            self.memory.obeys(acknowledgers);
+        }
         tokio::time::timeout(MARKER_TIMEOUT, session.write_marker(epoch))
             .await
             .map_err(|_| DatabaseError::Timeout("the quorum's acknowledgement of the new primary"))??;
         tracing::info!(epoch, "this node is primary and its quorum acknowledges");
-        self.serving = Some(epoch);
-        self.in_force = acknowledgers.clone();
+        self.memory.proven(epoch, acknowledgers);
         self.open(epoch);
         self.shared.wake.notify_one();
         Ok(())
@@ -554,52 +535,36 @@ impl Task {
         if busy > 0 && since.elapsed() < DRAIN_GRACE {
             return Ok(());
         }
-        self.serving = None;
+        self.memory.closed();
         self.shared
             .gates
             .send_if_modified(|gates| gates.serving.take().is_some());
         if connected > 0 {
             return session.end_clients().await;
         }
-        if self.drained.is_none() {
-            self.drained = Some((epoch, session.flushed().await?));
+        if self.memory.drained.is_none() {
+            self.memory.drained = Some((epoch, session.flushed().await?));
             tracing::info!(epoch, "clients have finished; the successor may take over");
         }
         self.shared.wake.notify_one();
         Ok(())
     }
 
-    /// Lets clients in, unless a newer epoch has been pledged meanwhile.
+    /// Lets clients in.
     fn open(&self, epoch: u64) {
-        let pledge = self.shared.pledge.lock().unwrap_or_else(PoisonError::into_inner);
-        if pledge.epoch <= epoch {
-            self.shared
-                .gates
-                .send_if_modified(|gates| gates.serving.replace(epoch) != Some(epoch));
-        }
+        self.open_gate(epoch, |gates| gates.serving = Some(epoch));
     }
 
     async fn promote(
         &mut self,
         epoch: u64,
         timeline: u32,
+        from: u32,
         acknowledgers: &Acknowledgers,
-        facts: Option<&Facts>,
     ) -> Result<(), DatabaseError> {
-        let Some(facts) = facts else {
-            return self.start(acknowledgers).await;
-        };
-        if !facts.in_recovery {
-            if facts.timeline != timeline {
-                return Err(DatabaseError::Unexpected(format!(
-                    "promoted to timeline {} where {timeline} was allocated; it does not serve",
-                    facts.timeline
-                )));
-            }
-            return self.serve(epoch, acknowledgers).await;
-        }
         settings::write(&self.programs, &self.node_name, acknowledgers)?;
-        self.reserve_timelines(facts.timeline, timeline)?;
+        let timelines = self.timelines();
+        timelines.reserve(from, timeline)?;
         let session = self
             .session
             .as_ref()
@@ -608,7 +573,7 @@ impl Task {
         if !session.promote().await? {
             return Err(DatabaseError::Timeout("the promotion"));
         }
-        self.switch_lsn = self.switch_point(timeline);
+        self.memory.switched = timelines.switch_point(timeline).map(|at| (timeline, at));
         tracing::info!(epoch, timeline, "promoted");
         // Rewinding from this node needs a checkpoint on the new timeline; nothing waits for it.
         let (layout, password) = (self.programs.layout.clone(), self.programs.password.clone());
@@ -618,65 +583,24 @@ impl Task {
                 tokio::select! { _ = checkpoint => {}, () = ended => {} }
             }
         });
-        self.look().await;
-        self.serve(epoch, acknowledgers).await
-    }
-
-    /// PostgreSQL takes the number after the highest timeline whose history it finds. The allocated number is higher when
-    /// an earlier promotion was abandoned: its place is taken by a history that leads nowhere.
-    fn reserve_timelines(&self, current: u32, wanted: u32) -> Result<(), DatabaseError> {
-        let wal = self.programs.layout.data.join("pg_wal");
-        let history = |timeline: u32| wal.join(format!("{timeline:08X}.history"));
-        let parent = std::fs::read_to_string(history(current)).unwrap_or_default();
-        for timeline in current + 1..wanted {
-            let path = history(timeline);
-            if path.exists() {
-                continue;
-            }
-            let text = format!("{parent}{current}\t0/1\tclaimed by an abandoned promotion\n");
-            std::fs::write(&path, text).map_err(DatabaseError::file("write", &path))?;
-            self.programs.account.own(&path)?;
-        }
-        Ok(())
-    }
-
-    /// Where the timeline left its parent, from its history file: the last line that has three fields.
-    fn switch_point(&self, timeline: u32) -> Option<Lsn> {
-        let path = self.programs.layout.data.join(format!("pg_wal/{timeline:08X}.history"));
-        let text = std::fs::read_to_string(path).ok()?;
-        text.lines()
-            .rev()
-            .find_map(|line| line.split('\t').nth(1)?.parse().ok())
-    }
-
-    async fn be_standby(&mut self, upstream: Option<NodeId>, facts: Option<&Facts>) -> Result<(), DatabaseError> {
-        match facts {
-            Some(facts) if !facts.in_recovery => self.demote().await,
-            Some(facts) if upstream.is_some() && self.has_diverged(facts) => self.undo().await,
-            Some(facts) if facts.receiving || upstream.is_none() => {
-                self.cure = Cure::Start;
-                self.trouble_since = None;
-                Ok(())
-            }
-            Some(_) => self.heal().await,
-            None if !self.programs.layout.has_data() => match upstream {
-                Some(_) => self.clone_primary().await,
-                None => Ok(()),
-            },
-            None => self.start_standby(upstream.is_some()).await,
+        let promoted = self.look().await;
+        match promoted {
+            Some(facts) if facts.timeline == timeline => self.prove(epoch, acknowledgers).await,
+            // The next look tells what it is.
+            _ => Ok(()),
         }
     }
 
-    fn has_diverged(&self, facts: &Facts) -> bool {
-        self.shared.facts().lineage(facts.timeline, facts.lsn) == Lineage::Diverged
+    fn timelines(&self) -> Timelines<'_> {
+        Timelines {
+            wal: self.programs.layout.data.join("pg_wal"),
+            account: &self.programs.account,
+        }
     }
 
-    /// Its log holds what the primary's does not: what a deposed primary wrote and nobody acknowledged. The server itself only
-    /// finds that it cannot follow.
+    /// The server itself only finds that it cannot follow.
     async fn undo(&mut self) -> Result<(), DatabaseError> {
         tracing::info!("the log has diverged from the primary's; what it holds beyond is undone");
-        self.cure = Cure::Rewind;
-        self.trouble_since = None;
         self.session = None;
         self.programs.stop(Stop::Fast, Duration::from_secs(5)).await?;
         self.shared.wake.notify_one();
@@ -691,86 +615,77 @@ impl Task {
         std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
         self.programs.account.own(&signal)?;
         self.session = None;
-        self.serving = None;
+        self.memory.closed();
         self.programs.stop(Stop::Immediate, Duration::from_secs(2)).await?;
         self.shared.wake.notify_one();
         Ok(())
     }
 
-    async fn start_standby(&mut self, has_upstream: bool) -> Result<(), DatabaseError> {
-        if self.programs.postmaster().is_some() {
-            return self.heal().await;
-        }
+    async fn start_standby(&mut self) -> Result<(), DatabaseError> {
         let signal = self.programs.layout.standby_signal();
         if !signal.exists() {
             std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
             self.programs.account.own(&signal)?;
         }
-        if self.programs.layout.rewind_mark().exists() {
-            self.cure = Cure::Clone;
-            if !has_upstream {
-                return Ok(());
-            }
-        } else if has_upstream && self.cure == Cure::Start && self.was_primary().await? {
-            self.cure = Cure::Rewind;
-        }
-        match self.cure {
-            Cure::Start => {}
-            Cure::Rewind if has_upstream => {
-                // The recovery that pg_rewind runs first refuses a standby.
-                std::fs::remove_file(&signal).map_err(DatabaseError::file("remove", &signal))?;
-                tracing::info!("comparing with the primary's history and undoing what it does not hold");
-                if let Err(error) = self.programs.rewind().await {
-                    tracing::warn!(%error, "rewinding failed; the data directory is cloned anew");
-                    self.cure = Cure::Clone;
-                    return self.clone_primary().await;
-                }
-                self.cure = Cure::Start;
-                self.trouble_since = None;
-            }
-            Cure::Clone if has_upstream => return self.clone_primary().await,
-            Cure::Rewind | Cure::Clone => {}
-        }
-        self.start(&Acknowledgers::default()).await
+        self.timelines().make_startable()?;
+        self.start(&Acknowledgers::nobody()).await
     }
 
-    /// Whether the server ended as a primary on a timeline that has been left since: then its log may hold what nobody
-    /// else has.
-    async fn was_primary(&self) -> Result<bool, DatabaseError> {
-        let state = self
-            .programs
-            .control_data("Database cluster state")
-            .await?
-            .unwrap_or_default();
+    async fn how_it_ended(&self) -> Result<Ended, DatabaseError> {
+        let state = self.programs.control_data("Database cluster state").await?;
         let timeline = self.programs.control_data("Latest checkpoint's TimeLineID").await?;
-        let own: u32 = timeline.and_then(|text| text.parse().ok()).unwrap_or(0);
-        let ruled = self.shared.facts().rule.map_or(0, |rule| rule.timeline);
-        Ok(matches!(state.as_str(), "in production" | "shut down" | "shutting down") && own < ruled)
+        Ok(Ended {
+            as_primary: matches!(state.as_deref(), Some("in production" | "shut down" | "shutting down")),
+            timeline: timeline.and_then(|text| text.parse().ok()).unwrap_or(0),
+        })
     }
 
-    /// A standby that could stream and does not, for long: the next stronger cure.
-    async fn heal(&mut self) -> Result<(), DatabaseError> {
-        let since = *self.trouble_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < HEAL_AFTER {
-            return Ok(());
+    async fn rewind(&mut self) -> Result<(), DatabaseError> {
+        // The recovery that pg_rewind runs first refuses a standby.
+        let signal = self.programs.layout.standby_signal();
+        match std::fs::remove_file(&signal) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(DatabaseError::file("remove", &signal)(error));
+            }
+            _ => {}
         }
-        self.cure = match self.cure {
-            Cure::Start => Cure::Rewind,
-            Cure::Rewind | Cure::Clone => Cure::Clone,
-        };
-        tracing::warn!(cure = ?self.cure, "the standby does not receive; it is stopped to be brought back");
-        self.trouble_since = None;
-        self.session = None;
-        self.programs.stop(Stop::Immediate, Duration::from_secs(5)).await
+        tracing::info!("comparing with the primary's history and undoing what it does not hold");
+        if let Err(error) = self.programs.rewind().await {
+            self.memory.not_rewound();
+            return Err(error);
+        }
+        self.memory.cured();
+        self.start_standby().await
     }
 
+    /// Whether the upstream is a primary to copy from. Its control file is made to know its timeline: that is all by which
+    /// pg_rewind sees whether there is anything to do.
+    async fn prepare_source(&self) -> bool {
+        let probe = async {
+            let (source, ended) = Session::connect_upstream(&self.programs.layout, &self.programs.password).await?;
+            tokio::select! {
+                prepared = source.prepare_as_source() => prepared,
+                () = ended => Err(DatabaseError::Timeout("asking the upstream")),
+            }
+        };
+        match tokio::time::timeout(SOURCE_TIMEOUT, probe).await {
+            Ok(Ok(ready)) => ready,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the upstream cannot be copied from now");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// What is there stays in use until the copy is complete: it may be needed before.
     async fn clone_primary(&mut self) -> Result<(), DatabaseError> {
         tracing::info!("cloning the primary");
+        let copy = self.programs.base_backup().await?;
         self.session = None;
         self.programs.stop(Stop::Immediate, Duration::from_secs(5)).await?;
-        self.programs.base_backup().await?;
-        self.cure = Cure::Start;
-        self.trouble_since = None;
-        self.start(&Acknowledgers::default()).await
+        self.programs.adopt(&copy)?;
+        self.memory.cured();
+        self.start(&Acknowledgers::nobody()).await
     }
 }

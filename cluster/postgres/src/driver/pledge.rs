@@ -100,10 +100,10 @@ impl Pledge {
                 timeline: *timeline,
                 cohort: cohort.clone(),
             },
-            (Some(Order::Regroup { epoch, cohort }), rule) => Goal::Primary {
+            (Some(Order::Regroup { epoch, cohort, leaving }), _) => Goal::Primary {
                 epoch: *epoch,
                 cohort: cohort.clone(),
-                leaving: rule.map(|rule| rule.cohort.clone()),
+                leaving: Some(leaving.clone()),
             },
             (None, Some(rule)) if rule.primary == me => Goal::Primary {
                 epoch: rule.epoch,

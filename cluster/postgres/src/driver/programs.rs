@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
-use super::layout::{Layout, UPSTREAM_PORT};
+use super::layout::{COPY_PORT, Layout};
 use crate::DatabaseError;
 
 const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
@@ -54,8 +54,8 @@ impl Programs {
         self.adopt(&side)
     }
 
-    /// A copy of the current primary, through the upstream socket.
-    pub(crate) async fn base_backup(&self) -> Result<(), DatabaseError> {
+    /// A copy of the current primary, through the way to the upstream, into a folder of its own: see [`Self::adopt`].
+    pub(crate) async fn base_backup(&self) -> Result<std::path::PathBuf, DatabaseError> {
         let side = self.side_directory("basebackup")?;
         let mut command = self.command("pg_basebackup");
         command
@@ -65,7 +65,7 @@ impl Programs {
             .arg(&self.layout.socket_dir)
             .args([
                 "--port",
-                &UPSTREAM_PORT.to_string(),
+                &COPY_PORT.to_string(),
                 "--username=conclave_replication",
                 "--no-password",
             ])
@@ -74,7 +74,7 @@ impl Programs {
         let signal = side.join("standby.signal");
         std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
         self.account.own(&signal)?;
-        self.adopt(&side)
+        Ok(side)
     }
 
     /// Undoes what the current primary's history does not hold.
@@ -85,7 +85,7 @@ impl Programs {
             std::fs::remove_file(&lock).map_err(DatabaseError::file("remove", &lock))?;
         }
         let source = format!(
-            "host={} port={UPSTREAM_PORT} user=conclave dbname=postgres passfile={} connect_timeout=5",
+            "host={} port={COPY_PORT} user=conclave dbname=postgres passfile={} connect_timeout=5",
             self.layout.socket_dir.display(),
             self.layout.passfile().display(),
         );
@@ -118,7 +118,7 @@ impl Programs {
     }
 
     /// A complete directory takes the place of the present one, which is kept aside until the next time.
-    fn adopt(&self, side: &Path) -> Result<(), DatabaseError> {
+    pub(crate) fn adopt(&self, side: &Path) -> Result<(), DatabaseError> {
         let (data, old) = (&self.layout.data, self.layout.base.join("data.old"));
         if old.exists() {
             std::fs::remove_dir_all(&old).map_err(DatabaseError::file("remove", &old))?;

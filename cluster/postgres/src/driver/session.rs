@@ -6,7 +6,7 @@ use std::time::Duration;
 use conclave_catalog::database::Lsn;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::layout::{LOCAL_PORT, Layout};
+use super::layout::{COPY_PORT, LOCAL_PORT, Layout};
 use crate::DatabaseError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -20,6 +20,8 @@ pub(crate) struct Facts {
     pub(crate) in_recovery: bool,
     pub(crate) lsn: Lsn,
     pub(crate) timeline: u32,
+    /// Standby: the end of the last whole record that it holds and has applied.
+    pub(crate) replayed: Lsn,
     /// Whether log comes in.
     pub(crate) receiving: bool,
     /// Whether somebody is there to receive, even if nothing comes in.
@@ -55,7 +57,8 @@ const OBSERVE: &str = "
         (SELECT system_identifier::text FROM pg_control_system()),
         ARRAY(SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'),
         pg_last_wal_receive_lsn() IS NOT NULL,
-        EXISTS (SELECT FROM pg_stat_wal_receiver)";
+        EXISTS (SELECT FROM pg_stat_wal_receiver),
+        pg_last_wal_replay_lsn()::text";
 
 impl Session {
     /// Connects; the second value resolves when the connection is lost, which is how a crash is noticed at once.
@@ -64,10 +67,27 @@ impl Session {
         password: &str,
         database: &str,
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), DatabaseError> {
+        Self::connect_to(layout, LOCAL_PORT, password, database).await
+    }
+
+    /// Connects to the server that feeds this one.
+    pub(crate) async fn connect_upstream(
+        layout: &Layout,
+        password: &str,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), DatabaseError> {
+        Self::connect_to(layout, COPY_PORT, password, "postgres").await
+    }
+
+    async fn connect_to(
+        layout: &Layout,
+        port: u16,
+        password: &str,
+        database: &str,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), DatabaseError> {
         let mut config = Config::new();
         config
             .host_path(&layout.socket_dir)
-            .port(LOCAL_PORT)
+            .port(port)
             .user("conclave")
             .password(password)
             .dbname(database)
@@ -77,14 +97,31 @@ impl Session {
         let connecting = config.connect(NoTls);
         let (client, connection) = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
-            .map_err(|_| DatabaseError::Timeout("connecting to the local server"))?
+            .map_err(|_| DatabaseError::Timeout("connecting to the server"))?
             .map_err(DatabaseError::query("connect"))?;
         let ended = async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "the connection to the local server was lost");
+                tracing::debug!(%error, "the connection to the server was lost");
             }
         };
         Ok((Self { client }, ended))
+    }
+
+    /// Whether this is a primary; its control file knows the timeline that it is on from then on.
+    pub(crate) async fn prepare_as_source(&self) -> Result<bool, DatabaseError> {
+        let sql = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN false ELSE
+            (SELECT timeline_id FROM pg_control_checkpoint())
+                < ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END";
+        let row = self
+            .client
+            .query_one(sql, &[])
+            .await
+            .map_err(DatabaseError::query("ask the upstream"))?;
+        let (in_recovery, behind): (bool, bool) = (row.get(0), row.get(1));
+        if behind {
+            self.checkpoint().await?;
+        }
+        Ok(!in_recovery)
     }
 
     pub(crate) async fn facts(&self) -> Result<Facts, DatabaseError> {
@@ -94,12 +131,14 @@ impl Session {
             .map_err(DatabaseError::query("observe"))?;
         let lsn: Option<String> = row.get(1);
         let lsn = lsn.as_deref().unwrap_or("0/0").parse().unwrap_or_default();
+        let replayed: Option<String> = row.get(8);
         let timeline: Option<i32> = row.get(2);
         let standbys: Vec<String> = row.get(5);
         Ok(Facts {
             in_recovery: row.get(0),
             lsn,
             timeline: timeline.and_then(|timeline| u32::try_from(timeline).ok()).unwrap_or(0),
+            replayed: replayed.and_then(|text| text.parse().ok()).unwrap_or_default(),
             receiving: row.get(3),
             has_received: row.get(6),
             receiver: row.get(7),

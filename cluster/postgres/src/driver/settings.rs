@@ -23,23 +23,53 @@ pub(crate) struct Acknowledgers {
 
 impl Acknowledgers {
     /// The standbys of `me` that acknowledge: a majority of the cohort with the primary; while it takes the place of another
-    /// cohort, a majority of both. So many of all that, whichever they are, enough of each cohort are among them.
+    /// cohort, a majority of both.
+    ///
+    /// The server knows one list and one number only. So many of the union that enough of each cohort are among them,
+    /// whichever they are, is one such pair; so many of those in both, or of any other list, are others. Any of them is safe.
+    /// The first that those who are `connected` can satisfy is taken: a node is mostly removed because it is dead.
     pub(crate) fn of(
         me: NodeId,
         cohort: &BTreeSet<NodeId>,
         leaving: Option<&BTreeSet<NodeId>>,
+        connected: &BTreeSet<String>,
         name: impl Fn(NodeId) -> Option<String>,
     ) -> Self {
-        let others = |cohort: &BTreeSet<NodeId>| cohort.iter().filter(|id| **id != me).count() as u32;
-        let mut all = cohort.clone();
-        all.extend(leaving.into_iter().flatten());
-        let enough = |cohort: &BTreeSet<NodeId>| match Rule::acks_of(cohort.len()) {
-            0 => 0,
-            acks => others(&all) - others(cohort) + acks,
+        let leaving = leaving.unwrap_or(cohort);
+        let union: BTreeSet<NodeId> = cohort.union(leaving).copied().collect();
+        let both: BTreeSet<NodeId> = cohort.intersection(leaving).copied().collect();
+        // Of so many of `list`, at least `count - strangers` are in a cohort that `strangers` of the list are not in.
+        let among = |list: &BTreeSet<NodeId>| {
+            let others: BTreeSet<NodeId> = list.iter().copied().filter(|id| *id != me).collect();
+            let enough = |cohort: &BTreeSet<NodeId>| match Rule::acks_of(cohort.len()) {
+                0 => 0,
+                acks => acks + others.difference(cohort).count() as u32,
+            };
+            let count = enough(cohort).max(enough(leaving));
+            let names: Vec<String> = others.iter().filter_map(|id| name(*id)).collect();
+            (count as usize <= others.len()).then_some(Self { count, names })
         };
+        // If those who are connected can acknowledge at all, all of them together do.
+        let there: BTreeSet<NodeId> = union
+            .iter()
+            .copied()
+            .filter(|id| name(*id).is_some_and(|name| connected.contains(&name)))
+            .collect();
+        let lists = [&union, &both, cohort, leaving, &there];
+        let mut ways: Vec<Self> = lists.into_iter().filter_map(among).collect();
+        let can = |way: &Self| way.names.iter().filter(|name| connected.contains(*name)).count() >= way.count as usize;
+        let first = ways.iter().position(can).unwrap_or(0);
+        if ways.is_empty() {
+            return Self::nobody();
+        }
+        ways.swap_remove(first)
+    }
+
+    /// Nobody whom anything could satisfy: commits wait. What a server has before it is told who acknowledges.
+    pub(crate) fn nobody() -> Self {
         Self {
-            count: enough(cohort).max(leaving.map_or(0, enough)),
-            names: all.into_iter().filter(|id| *id != me).filter_map(name).collect(),
+            count: 1,
+            names: vec!["conclave nobody".into()],
         }
     }
 
@@ -154,7 +184,8 @@ mod tests {
         let name = |id: NodeId| Some(format!("n{id}"));
         let of = |cohort: &[u64], leaving: Option<&[u64]>| {
             let leaving = leaving.map(set);
-            Acknowledgers::of(NodeId(1), &set(cohort), leaving.as_ref(), name).setting()
+            let connected = (2..=5).map(|id| format!("n{id}")).collect();
+            Acknowledgers::of(NodeId(1), &set(cohort), leaving.as_ref(), &connected, name).setting()
         };
         assert_eq!(of(&[1, 2, 3], None), "ANY 1 (\"n2\", \"n3\")");
         assert_eq!(of(&[1, 2, 3], Some(&[1])), "ANY 1 (\"n2\", \"n3\")");
@@ -164,5 +195,46 @@ mod tests {
         // One node takes the place of another.
         assert_eq!(of(&[1, 2, 4], Some(&[1, 2, 3])), "ANY 2 (\"n2\", \"n3\", \"n4\")");
         assert_eq!(of(&[1], Some(&[1, 2, 3])), "ANY 1 (\"n2\", \"n3\")");
+    }
+
+    #[test]
+    fn a_dead_node_can_be_removed() {
+        let set = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        let of = |cohort: &[u64], leaving: &[u64], connected: &[u64]| {
+            let connected = connected.iter().map(|id| format!("n{id}")).collect();
+            let name = |id: NodeId| Some(format!("n{id}"));
+            Acknowledgers::of(NodeId(1), &set(cohort), Some(&set(leaving)), &connected, name).setting()
+        };
+        assert_eq!(of(&[1, 2, 3], &[1, 2, 3, 4, 5], &[2, 3]), "ANY 2 (\"n2\", \"n3\")");
+        assert_eq!(of(&[1, 2], &[1, 2, 3], &[2]), "ANY 1 (\"n2\")");
+        // Two of the old cohort are dead, and another takes the place of one of them.
+        let all = of(&[1, 4, 6], &[1, 2, 3, 4, 5], &[4, 5, 6]);
+        assert_eq!(all, "ANY 3 (\"n4\", \"n5\", \"n6\")");
+        // It suits others, and one of the new cohort is down.
+        let some = of(&[1, 2, 3], &[1, 2, 3, 4, 5], &[2, 4, 5]);
+        assert_eq!(some, "ANY 3 (\"n2\", \"n3\", \"n4\", \"n5\")");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whoever_acknowledges_is_a_majority_of_both(
+            cohort in proptest::collection::btree_set(2..8u64, 0..6),
+            leaving in proptest::collection::btree_set(2..8u64, 0..6),
+            connected in proptest::collection::btree_set(2..8u64, 0..7),
+            acknowledging in proptest::collection::btree_set(2..8u64, 0..7),
+        ) {
+            let with_me = |ids: &BTreeSet<u64>| ids.iter().copied().chain([1]).map(NodeId).collect::<BTreeSet<_>>();
+            let (cohort, leaving) = (with_me(&cohort), with_me(&leaving));
+            let name = |id: NodeId| Some(format!("n{id}"));
+            let names = |ids: &BTreeSet<u64>| ids.iter().map(|id| format!("n{id}")).collect::<BTreeSet<_>>();
+            let way = Acknowledgers::of(NodeId(1), &cohort, Some(&leaving), &names(&connected), name);
+            let named = way.names.iter().filter(|name| names(&acknowledging).contains(*name)).count();
+            if named >= way.count as usize {
+                let holders = with_me(&acknowledging);
+                for cohort in [&cohort, &leaving] {
+                    proptest::prop_assert!(cohort.intersection(&holders).count() > cohort.len() / 2);
+                }
+            }
+        }
     }
 }
