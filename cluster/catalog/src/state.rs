@@ -266,7 +266,11 @@ mod tests {
         };
         Proposal {
             after: Some(after),
-            ..Proposal::new(RequestId(uuid::Uuid::from_u128(request)), jiff::Timestamp::UNIX_EPOCH, command)
+            ..Proposal::new(
+                RequestId(uuid::Uuid::from_u128(request)),
+                jiff::Timestamp::UNIX_EPOCH,
+                command,
+            )
         }
     }
 
@@ -277,13 +281,21 @@ mod tests {
         assert_eq!(state.apply(1, put(1, 0, 100)), Response::Done);
         assert_eq!(state.apply(2, put(2, 0, 200)), Response::Done);
         assert_eq!(state.apply(3, put(1, 0, 100)), Response::Done);
-        assert_eq!(state.settings()["key"], 200, "a remembered request is answered, not repeated");
+        assert_eq!(
+            state.settings()["key"],
+            200,
+            "a remembered request is answered, not repeated"
+        );
         for index in 4..=window + 10 {
             state.apply(index, put(u128::from(index), index - 1, 300));
         }
         let late = state.apply(window + 11, put(1, 0, 100));
         assert_eq!(late, Response::Refused(Refusal::TooLate));
         assert_eq!(state.settings()["key"], 300);
-        assert_eq!(state.apply(window + 12, put(9, 12, 400)), Response::Done, "the window is whole");
+        assert_eq!(
+            state.apply(window + 12, put(9, 12, 400)),
+            Response::Done,
+            "the window is whole"
+        );
     }
 }

@@ -228,7 +228,9 @@ async fn answer_proposal(consensus: Consensus, request: ProposeRequest) -> Resul
         consensus.propose_here(proposal).await
     } else {
         // Whoever comes from outside does not know how far the log is.
-        let opened = proposal.open().map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let opened = proposal
+            .open()
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if opened.after.is_none() {
             let after = consensus.applied();
             proposal = Packed::new(&Proposal { after, ..opened }).map_err(internal)?;

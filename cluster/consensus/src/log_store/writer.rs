@@ -19,6 +19,9 @@ use super::cache::Cache;
 use crate::types::{Entry, Group, LogId, Vote};
 use crate::wire::{entry_in, entry_out, log_id_in, log_id_out, vote_in, vote_out};
 
+/// Each kept segment with the highest index in it, oldest first, the current one last.
+type Segments = VecDeque<(u64, Option<u64>)>;
+
 /// Kinds of frames. Numbers are never given a second meaning.
 mod kind {
     /// [`super::proto::LogEntry`]. It replaces what was at its index and after it.
@@ -59,8 +62,7 @@ pub(crate) struct Writer {
     wal: Wal,
     queue: mpsc::Receiver<Write>,
     head: Head,
-    /// The highest index in each kept segment, oldest first, the current one last.
-    segments: VecDeque<(u64, Option<u64>)>,
+    segments: Segments,
     scratch: Vec<u8>,
 }
 
@@ -297,7 +299,7 @@ fn describe(error: &io::Error) -> String {
 struct Replay {
     entries: BTreeMap<u64, Entry>,
     head: Head,
-    segments: VecDeque<(u64, Option<u64>)>,
+    segments: Segments,
 }
 
 impl Replay {
@@ -333,7 +335,7 @@ impl Replay {
         Ok(())
     }
 
-    fn finish(mut self) -> io::Result<(Cache, Head, VecDeque<(u64, Option<u64>)>)> {
+    fn finish(mut self) -> io::Result<(Cache, Head, Segments)> {
         if let Some(purged) = self.head.purged {
             self.entries = self.entries.split_off(&(purged.index + 1));
         }
