@@ -12,6 +12,7 @@ use openraft::OptionalSend;
 use openraft::errors::{RPCError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
 use super::unreachable;
@@ -36,8 +37,12 @@ where
 {
     let sent = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&sent);
+    let (open, closed) = oneshot::channel();
     // A request that cannot be encoded ends the stream; openraft begins another one and meets the same, loudly.
+    // The connection would keep reading requests after the answers have been given up, and openraft's next stream waits for
+    // a lock that its last one holds while it is read: the requests end with the answers.
     let requests = input
+        .take_until(closed)
         .map(append_out)
         .take_while(|request| {
             if let Err(error) = request {
@@ -59,6 +64,7 @@ where
         answers,
         sent,
         answered: 0,
+        _open: open,
     });
     Ok(Box::pin(futures::stream::unfold(state, |state| async {
         let mut progress = state?;
@@ -76,6 +82,8 @@ struct Progress {
     answers: tonic::Streaming<conclave_proto::consensus::AppendResponse>,
     sent: Arc<AtomicU64>,
     answered: u64,
+    /// Ends the requests when it is dropped.
+    _open: oneshot::Sender<()>,
 }
 
 impl Progress {

@@ -14,7 +14,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
@@ -146,7 +146,7 @@ impl RaftNetworkV2<Group> for SimLink {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        mut input: S,
+        input: S,
         _: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Group>, RPCError<Group>>>, RPCError<Group>>>
     where
@@ -160,6 +160,8 @@ impl RaftNetworkV2<Group> for SimLink {
             let (requests, arriving) = mpsc::channel(64);
             let sent = Arc::new(AtomicU64::new(0));
             let (counter, sky) = (Arc::clone(&sent), world.clone());
+            let (open, closed) = oneshot::channel::<()>();
+            let mut input = input.take_until(closed);
             // In order, as a connection carries them; a lost one breaks it.
             tokio::spawn(async move {
                 while let Some(request) = input.next().await {
@@ -173,32 +175,25 @@ impl RaftNetworkV2<Group> for SimLink {
                 }
             });
             let answers = member.raft.stream_append(ReceiverStream::new(arriving)).boxed();
-            let state = Some((answers, 0_u64));
+            let state = Some((answers, 0_u64, open));
             let heard = member.heard.clone();
             let stream = futures::stream::unfold(state, move |state| {
                 let (world, sent, heard) = (world.clone(), Arc::clone(&sent), heard.clone());
                 async move {
-                    let (mut answers, answered) = state?;
-                    let exchange = async {
-                        let answer = answers.next().await;
-                        if !world.is_current(there) {
-                            return Err("reset".to_owned());
-                        }
-                        world.hop(there, me.node, "streamed").await?;
-                        Ok(answer)
-                    };
+                    let (mut answers, answered, open) = state?;
                     let answer = loop {
-                        tokio::select! {
-                            biased;
-                            answer = async { tokio::time::timeout(ANSWER, std::future::pending::<()>()).await } => {
-                                let _timeout = answer;
-                                break if sent.load(Ordering::SeqCst) > answered {
-                                    Err("no answer in time".to_owned())
-                                } else {
-                                    Err("idle".to_owned())
-                                };
+                        let waiting = sent.load(Ordering::SeqCst) > answered;
+                        match tokio::time::timeout(ANSWER, answers.next()).await {
+                            Ok(_) if !world.is_current(there) => break Err("reset".to_owned()),
+                            // What never arrives, the end of the stream too, ends the connection: its probes fail as well.
+                            Ok(answer) => {
+                                let hop = tokio::time::timeout(ANSWER, world.hop(there, me.node, "streamed"));
+                                break hop.await.unwrap_or_else(|_| Err("lost".to_owned())).map(|()| answer);
                             }
-                            answer = exchange => break answer,
+                            Err(_) if waiting => break Err("no answer in time".to_owned()),
+                            Err(_) if !world.is_current(there) => break Err("reset".to_owned()),
+                            // Nothing was asked: silence is all right.
+                            Err(_) => {}
                         }
                     };
                     match answer {
@@ -207,7 +202,7 @@ impl RaftNetworkV2<Group> for SimLink {
                             if good {
                                 heard.now();
                             }
-                            Some((Ok(result), good.then_some((answers, answered + 1))))
+                            Some((Ok(result), good.then_some((answers, answered + 1, open))))
                         }
                         Ok(Some(Err(fatal))) => Some((Err(unreachable(fatal).into()), None)),
                         Ok(None) => None,
