@@ -79,7 +79,19 @@ pub(crate) fn append_out(request: AppendEntriesRequest<Group>) -> io::Result<pro
     })
 }
 
+/// Refuses a hole: openraft compares the entry before the first one and takes for granted that the rest follows it.
 pub(crate) fn append_in(request: proto::AppendRequest) -> io::Result<AppendEntriesRequest<Group>> {
+    let first = request.previous.map_or(0, |previous| previous.index + 1);
+    if let Some((wanted, entry)) = (first..)
+        .zip(&request.entries)
+        .find(|(wanted, entry)| entry.index != *wanted)
+    {
+        let found = entry.index;
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("an append with entry {found} in the place of entry {wanted}"),
+        ));
+    }
     Ok(AppendEntriesRequest {
         vote: vote_in(&request.vote.ok_or_else(|| missing("a vote"))?),
         prev_log_id: request.previous.map(log_id_in),
@@ -156,6 +168,40 @@ mod tests {
             (request.vote, request.prev_log_id, None)
         );
         assert_eq!(back.entries, request.entries);
+    }
+
+    #[test]
+    fn an_append_with_a_hole_is_refused() {
+        let request = |previous: Option<u64>, indexes: &[u64]| proto::AppendRequest {
+            vote: Some(vote_out(&Vote::new_committed(7, 3))),
+            previous: previous.map(|index| proto::LogId { term: 6, index }),
+            committed: None,
+            entries: indexes
+                .iter()
+                .map(|index| proto::LogEntry {
+                    term: 7,
+                    index: *index,
+                    payload: None,
+                })
+                .collect(),
+        };
+        for (previous, indexes) in [
+            (None, &[1][..]),
+            (Some(39), &[47]),
+            (Some(39), &[40, 42]),
+            (Some(39), &[39]),
+        ] {
+            assert!(
+                append_in(request(previous, indexes)).is_err(),
+                "{previous:?} {indexes:?}"
+            );
+        }
+        for (previous, indexes) in [(None, &[0, 1][..]), (Some(39), &[]), (Some(39), &[40, 41])] {
+            assert!(
+                append_in(request(previous, indexes)).is_ok(),
+                "{previous:?} {indexes:?}"
+            );
+        }
     }
 
     #[test]

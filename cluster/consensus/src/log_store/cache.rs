@@ -51,7 +51,7 @@ impl Cache {
     }
 
     /// The index of the first entry, or where it would be.
-    fn first(&self) -> u64 {
+    pub(super) fn first(&self) -> u64 {
         match (self.entries.front(), self.purged) {
             (Some(entry), _) => entry.log_id.index,
             (None, Some(purged)) => purged.index + 1,

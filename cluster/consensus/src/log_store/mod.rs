@@ -111,7 +111,16 @@ impl RaftLogReader<Group> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        Ok(self.read(|cache| cache.entries(start..end, APPEND_BYTES)))
+        // A replication that was under way when the log was purged still asks for what is gone. openraft sends what it gets
+        // as the successors of `start - 1`: later entries would leave a hole in the member's log. Nothing makes it a
+        // heartbeat, and the next round finds that a snapshot is needed.
+        Ok(self.read(|cache| {
+            if start < cache.first() {
+                Vec::new()
+            } else {
+                cache.entries(start..end, APPEND_BYTES)
+            }
+        }))
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

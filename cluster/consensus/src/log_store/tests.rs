@@ -105,3 +105,14 @@ async fn a_read_for_an_append_is_bounded_and_never_empty() {
     assert_eq!(log.limited_get_log_entries(1, 3).await.unwrap().len(), 2);
     assert_eq!(log.limited_get_log_entries(2, 3).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_read_for_an_append_has_no_hole_in_front() {
+    let disk = MemoryDisk::default();
+    let mut log = open(&disk);
+    let entries: Vec<Entry> = (0..10).map(|index| entry(1, index, 10)).collect();
+    log.blocking_append(entries.clone()).await.unwrap();
+    log.purge(entries[5].log_id).await.unwrap();
+    assert_eq!(log.limited_get_log_entries(6, 10).await.unwrap(), entries[6..]);
+    assert!(log.limited_get_log_entries(4, 10).await.unwrap().is_empty());
+}
