@@ -51,3 +51,10 @@ need_python() {
 need_cfy() {
     need_python cloudify-7.0.5 cloudify==7.0.5 cloudify-common==7.0.5 'click<8.2' 'setuptools<81'
 }
+
+# Fuzzing needs a nightly compiler for its instrumentation.
+need_cargo_fuzz() {
+    rustup toolchain list 2>/dev/null | grep -q '^nightly' || rustup toolchain install nightly --profile minimal >&2
+    export PATH="$cache/tools/bin:$PATH"
+    command -v cargo-fuzz >/dev/null 2>&1 || cargo install --quiet --root "$cache/tools" cargo-fuzz
+}
