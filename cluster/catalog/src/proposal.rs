@@ -21,6 +21,10 @@ pub struct Proposal {
     pub request: RequestId,
     /// The proposer's wall clock.
     pub at: jiff::Timestamp,
+    /// Log entries up to this one had been applied where it was first proposed: it cannot be among them, nor can an earlier
+    /// attempt of it. Lets the state machine refuse a repetition that comes so late that the first answer has been forgotten.
+    #[serde(default)]
+    pub after: Option<u64>,
     /// What to do.
     pub command: Command,
 }
@@ -91,7 +95,12 @@ pub enum Command {
 impl Proposal {
     /// A proposal of `command`.
     pub fn new(request: RequestId, at: jiff::Timestamp, command: Command) -> Self {
-        Self { request, at, command }
+        Self {
+            request,
+            at,
+            after: None,
+            command,
+        }
     }
 }
 
@@ -130,6 +139,10 @@ pub enum Response {
 /// Why a command changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
+    /// The request was repeated after its first answer had been forgotten, if there was one: whether it was carried out is
+    /// unknown.
+    #[error("the request came so late that it is unknown whether it was carried out before; look, and ask again")]
+    TooLate,
     /// A second [`Command::Found`].
     #[error("the cluster has been founded already, as {0}")]
     AlreadyFounded(String),

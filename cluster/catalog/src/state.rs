@@ -8,8 +8,9 @@ use crate::directory::Directory;
 use crate::files::Manifest;
 use crate::{Command, JoinToken, NodeId, NodePorts, NodeRecord, Proposal, Refusal, RequestId, Response, TokenId};
 
-/// How many answers are remembered for repeated requests. A proposer gives up long before so many others are applied.
-const REMEMBERED_REQUESTS: usize = 4096;
+/// How many answers are remembered for repeated requests: as many as are applied in about a second under the heaviest load.
+/// A repetition that comes later is refused ([`Refusal::TooLate`]), never carried out a second time.
+const REMEMBERED_REQUESTS: usize = 1 << 15;
 
 /// What was settled when the cluster was founded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +92,12 @@ impl ClusterState {
     pub fn apply(&mut self, index: u64, proposal: Proposal) -> Response {
         if let Some(answer) = self.answered.get(&proposal.request) {
             return answer.clone();
+        }
+        // An earlier attempt, if there was one, was applied after `after`; as many entries back everything is remembered.
+        if let Some(after) = proposal.after
+            && index.saturating_sub(after) > REMEMBERED_REQUESTS as u64
+        {
+            return Response::Refused(Refusal::TooLate);
         }
         let request = proposal.request;
         let response = match self.change(index, proposal) {
@@ -246,4 +253,49 @@ impl ClusterState {
 
 fn clone_pair<K: Clone, V: Clone>((key, value): (&K, &V)) -> (K, V) {
     (key.clone(), value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(request: u128, after: u64, value: u64) -> Proposal {
+        let command = Command::PutSetting {
+            key: "key".into(),
+            value: value.into(),
+        };
+        Proposal {
+            after: Some(after),
+            ..Proposal::new(
+                RequestId(uuid::Uuid::from_u128(request)),
+                jiff::Timestamp::UNIX_EPOCH,
+                command,
+            )
+        }
+    }
+
+    #[test]
+    fn a_repetition_changes_nothing_however_late_it_comes() {
+        let mut state = ClusterState::default();
+        let window = REMEMBERED_REQUESTS as u64;
+        assert_eq!(state.apply(1, put(1, 0, 100)), Response::Done);
+        assert_eq!(state.apply(2, put(2, 0, 200)), Response::Done);
+        assert_eq!(state.apply(3, put(1, 0, 100)), Response::Done);
+        assert_eq!(
+            state.settings()["key"],
+            200,
+            "a remembered request is answered, not repeated"
+        );
+        for index in 4..=window + 10 {
+            state.apply(index, put(u128::from(index), index - 1, 300));
+        }
+        let late = state.apply(window + 11, put(1, 0, 100));
+        assert_eq!(late, Response::Refused(Refusal::TooLate));
+        assert_eq!(state.settings()["key"], 300);
+        assert_eq!(
+            state.apply(window + 12, put(9, 12, 400)),
+            Response::Done,
+            "the window is whole"
+        );
+    }
 }

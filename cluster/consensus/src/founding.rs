@@ -88,7 +88,7 @@ pub fn found(options: &FoundOptions) -> Result<Founded, ConsensusError> {
     };
     let dir = identity_dir(&options.data_dir);
     std::fs::create_dir_all(&dir).map_err(ConsensusError::storage("create the identity folder"))?;
-    let text = crate::types::encode(&command).map_err(ConsensusError::storage("write down the founding"))?;
+    let text = to_json(&command).map_err(ConsensusError::storage("write down the founding"))?;
     std::fs::write(founding_file(&options.data_dir), text)
         .map_err(ConsensusError::storage("write down the founding"))?;
     let ca_certificate = authority.certificate_pem().to_owned();
@@ -116,7 +116,7 @@ pub async fn join(options: &JoinOptions) -> Result<NodeIdentity, ConsensusError>
     refuse_second_identity(&options.data_dir)?;
     let token = JoinSecret::parse(&options.token)?;
     let (key_pem, csr) = new_key_and_request(&options.node_name)?;
-    let ports = crate::types::encode(&options.ports).map_err(ConsensusError::storage("write down the ports"))?;
+    let ports = to_json(&options.ports).map_err(ConsensusError::storage("write down the ports"))?;
     let request = JoinRequest {
         token: options.token.trim().to_owned(),
         node_name: options.node_name.clone(),
@@ -143,6 +143,11 @@ pub async fn join(options: &JoinOptions) -> Result<NodeIdentity, ConsensusError>
     };
     identity.store(&identity_dir(&options.data_dir))?;
     Ok(identity)
+}
+
+/// For people to read, and for a few messages that are made once.
+fn to_json<T: serde::Serialize>(value: &T) -> std::io::Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(std::io::Error::from)
 }
 
 /// gRPC hides the cause of a failed connection below "transport error".
@@ -173,9 +178,9 @@ fn refuse_second_identity(data_dir: &Path) -> Result<(), ConsensusError> {
 /// The founding that the next start has to carry out.
 pub(crate) fn pending(data_dir: &Path) -> Result<Option<Command>, ConsensusError> {
     match std::fs::read(founding_file(data_dir)) {
-        Ok(text) => crate::types::decode(&text)
+        Ok(text) => serde_json::from_slice(&text)
             .map(Some)
-            .map_err(ConsensusError::storage("read the founding")),
+            .map_err(|error| ConsensusError::storage("read the founding")(error.into())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(ConsensusError::storage("read the founding")(error)),
     }

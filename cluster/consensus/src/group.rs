@@ -1,38 +1,31 @@
 //! Starting this node's part of the group.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use conclave_catalog::{Command, NodeId, Proposal, RequestId};
+use conclave_catalog::{Command, Proposal, RequestId};
 use conclave_net::{NodeIdentity, PeerConnector};
-use conclave_runtime::{Shutdown, Tasks, clock};
-use openraft::Instant as _;
-use openraft::async_runtime::WatchReceiver;
-use openraft::{BasicNode, Config, ServerState, SnapshotPolicy};
-use tokio::sync::watch;
-use tokio::time::Instant;
+use conclave_runtime::{Tasks, clock};
+use openraft::{BasicNode, Config, SnapshotPolicy};
 
 use crate::certificates::Renewal;
-use crate::handle::Leadership;
+use crate::compaction::{KEPT_ENTRIES, Policy};
 use crate::log_store::LogStore;
-use crate::membership::Reconciler;
+use crate::member::{self, Member, Parts, Storage};
 use crate::network::Channels;
+use crate::offload::Offload;
+use crate::peers::Remote;
 use crate::server::{MembersOnly, Service, members_only, router};
-use crate::state_machine::StateMachine;
-use crate::types::Raft;
+use crate::snapshot::SnapshotStore;
 use crate::{Consensus, ConsensusError, founding};
 
 /// Answers with this node's report of its own health, from memory.
 pub type ReportSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// A follower that has not heard its leader for this long says that it has no quorum.
-const QUORUM_SILENCE: Duration = Duration::from_millis(1000);
-
 /// Raft's timers, measured together (spec/dependencies.md, "openraft: what is attainable").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// Heartbeat 50 ms, election 150–300 ms: a lost leader is replaced in about half a second.
+    /// Heartbeat 75 ms, election 150–300 ms: a silent leader is replaced in about half a second.
     Lan,
     /// Heartbeat 100 ms, election 300–600 ms: about a second, for busy machines and slow disks.
     Cautious,
@@ -52,81 +45,44 @@ pub struct StartOptions {
     pub report: ReportSource,
 }
 
-/// When this node last heard a leader that it follows.
-#[derive(Clone, Default)]
-pub(crate) struct LastHeard(Arc<Mutex<Option<Instant>>>);
-
-impl LastHeard {
-    pub(crate) fn now(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// How long ago; `None` when it never did.
-    pub(crate) fn elapsed(&self) -> Option<Duration> {
-        let heard = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.map(|heard| heard.elapsed())
-    }
-
-    fn is_recent(&self) -> bool {
-        self.elapsed().is_some_and(|silence| silence < QUORUM_SILENCE)
-    }
-}
-
 /// Starts Raft from what is on disk. The second value serves port 8300; other crates' services are merged into it by
 /// [`Routes::merge`].
 ///
 /// # Errors
 /// When the files cannot be read or Raft does not start.
 pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, Routes), ConsensusError> {
-    let dir = options.data_dir.join("raft");
-    std::fs::create_dir_all(&dir).map_err(ConsensusError::storage("create the raft folder"))?;
-    let log = LogStore::open(&dir.join("log.redb")).map_err(ConsensusError::storage("open the raft log"))?;
-    let (machine, state) = StateMachine::open(&dir).map_err(ConsensusError::storage("open the raft snapshot"))?;
     let channels = Channels::new(PeerConnector::new(&options.identity)?);
-    let config = Arc::new(config(options.profile, &options.identity.cluster_id)?);
-    let node_id = options.identity.node_id;
-    let raft = Raft::new(node_id, config, channels.clone(), log, machine)
-        .await
-        .map_err(|error| ConsensusError::Storage {
-            what: "start raft",
-            reason: error.to_string(),
-        })?;
-    let heard = LastHeard::default();
-    let (publish, leadership) = watch::channel(Leadership::default());
-    let consensus = Consensus {
-        raft: raft.clone(),
-        me: NodeId(node_id),
-        state: state.clone(),
-        leadership,
-        channels,
-        report: Arc::clone(&options.report),
-        heard: heard.clone(),
-    };
-    let shutdown = tasks.shutdown();
-    tasks.spawn(
-        "leadership",
-        watch_leadership(raft.clone(), heard.clone(), publish, shutdown.clone()),
-    );
-    found_if_asked(&raft, &consensus, &options, tasks).await?;
-    tasks.spawn(
-        "membership",
-        Reconciler::new(raft.clone(), consensus.clone()).run(shutdown.clone()),
-    );
+    let member = member::start(
+        Parts {
+            node_id: options.identity.node_id,
+            config: config(options.profile, &options.identity.cluster_id)?,
+            network: channels.clone(),
+            peers: Arc::new(Remote::new(channels, tasks)),
+            storage: open_storage(options.data_dir.join("raft")).await?,
+            offload: Offload::Threads,
+            policy: Policy::default(),
+            stamps: Arc::new(|| (RequestId(uuid::Uuid::now_v7()), clock::now())),
+            report: Arc::clone(&options.report),
+        },
+        tasks,
+    )
+    .await?;
+    found_if_asked(&member, &options, tasks).await?;
     let renewal = Renewal {
         identity: options.identity.clone(),
         dir: founding::identity_dir(&options.data_dir),
-        state: state.clone(),
+        state: member.consensus.state(),
     };
-    tasks.spawn("certificate renewal", renewal.run(shutdown));
+    tasks.spawn("certificate renewal", renewal.run(tasks.shutdown()));
     let rule = MembersOnly {
         cluster_id: options.identity.cluster_id.clone(),
-        state,
+        state: member.consensus.state(),
     };
+    let consensus = member.consensus.clone();
     let service = Service {
-        raft,
-        consensus: consensus.clone(),
+        member,
         identity: options.identity,
-        heard,
+        shutdown: tasks.shutdown(),
         report: options.report,
     };
     Ok((
@@ -136,6 +92,22 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
             rule,
         },
     ))
+}
+
+/// Reads what is on disk, and starts the log's writer.
+async fn open_storage(dir: PathBuf) -> Result<Storage, ConsensusError> {
+    let opening = Offload::Threads.run("raft-open", move || {
+        let disk: Arc<dyn conclave_wal::Disk> = Arc::new(conclave_wal::OsDisk);
+        let (snapshots, current) = SnapshotStore::open(Arc::clone(&disk), &dir, true)?;
+        let (log, writer) = LogStore::open(disk, &dir.join("log"), conclave_wal::Options::default())?;
+        writer.run_on_thread()?;
+        Ok(Storage {
+            log,
+            snapshots,
+            current,
+        })
+    });
+    opening.await.map_err(ConsensusError::storage("open the raft storage"))
 }
 
 /// The services on port 8300.
@@ -159,9 +131,9 @@ impl Routes {
     }
 }
 
-fn config(profile: Profile, cluster_id: &str) -> Result<Config, ConsensusError> {
+pub(crate) fn config(profile: Profile, cluster_id: &str) -> Result<Config, ConsensusError> {
     let (heartbeat_interval, election_timeout_min, election_timeout_max) = match profile {
-        Profile::Lan => (50, 150, 300),
+        Profile::Lan => (75, 150, 300),
         Profile::Cautious => (100, 300, 600),
     };
     let config = Config {
@@ -171,9 +143,12 @@ fn config(profile: Profile, cluster_id: &str) -> Result<Config, ConsensusError> 
         election_timeout_max,
         enable_pre_vote: Some(true),
         backoff: "50ms 100ms ..200ms".into(),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(5000),
-        max_in_snapshot_log_to_keep: 1000,
-        replication_lag_threshold: 6000,
+        // A leader that has lost the end of its log in a crash must not go on in its old term: it would write other entries
+        // where a majority holds committed ones. It stands for election like everyone else.
+        enable_leader_restore: Some(false),
+        // `compaction` decides.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
         ..Config::default()
     };
     config
@@ -182,12 +157,8 @@ fn config(profile: Profile, cluster_id: &str) -> Result<Config, ConsensusError> 
 }
 
 /// The first start of a founding node: the group of one, and the command that founds the cluster.
-async fn found_if_asked(
-    raft: &Raft,
-    consensus: &Consensus,
-    options: &StartOptions,
-    tasks: &Tasks,
-) -> Result<(), ConsensusError> {
+async fn found_if_asked(member: &Member, options: &StartOptions, tasks: &Tasks) -> Result<(), ConsensusError> {
+    let (raft, consensus) = (&member.raft, &member.consensus);
     let Some(command) = founding::pending(&options.data_dir)? else {
         return Ok(());
     };
@@ -213,7 +184,7 @@ async fn found_if_asked(
         };
         let request = RequestId(cluster_id.parse().unwrap_or_default());
         match consensus
-            .propose_request(Proposal::new(request, clock::now(), command))
+            .propose_request(&Proposal::new(request, clock::now(), command))
             .await
         {
             Ok(_) | Err(ConsensusError::Refused(_)) => founding::done(&data_dir),
@@ -221,43 +192,4 @@ async fn found_if_asked(
         }
     });
     Ok(())
-}
-
-/// Condenses openraft's metrics into what the rest of the process needs to know.
-async fn watch_leadership(raft: Raft, heard: LastHeard, publish: watch::Sender<Leadership>, shutdown: Shutdown) {
-    let mut metrics = raft.metrics();
-    let mut tick = tokio::time::interval(Duration::from_millis(100));
-    loop {
-        let now = metrics.borrow_watched().clone();
-        let leader = now.current_leader.map(NodeId);
-        let leads = now.state == ServerState::Leader;
-        let caught_up = now
-            .last_applied
-            .is_some_and(|applied| applied.leader_id.term == now.current_term);
-        let acknowledged = now
-            .last_quorum_acked
-            .is_some_and(|acked| acked.elapsed() < QUORUM_SILENCE);
-        let alone = now.membership_config.voter_ids().count() == 1;
-        let has_quorum = if leads {
-            acknowledged || alone
-        } else {
-            leader.is_some() && heard.is_recent()
-        };
-        let view = Leadership {
-            term: now.current_term,
-            leader,
-            is_leader: leads && caught_up && has_quorum,
-            has_quorum,
-        };
-        publish.send_if_modified(|old| {
-            let changed = *old != view;
-            *old = view.clone();
-            changed
-        });
-        tokio::select! {
-            () = shutdown.requested() => return,
-            changed = metrics.changed() => if changed.is_err() { return },
-            _ = tick.tick() => {}
-        }
-    }
 }

@@ -4,28 +4,38 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_catalog::{ClusterState, Command, NodeId, Proposal, RequestId, Response};
+use conclave_catalog::{ClusterState, Command, NodeId, Proposal, Refusal, RequestId, Response};
 use conclave_net::{JoinSecret, NodeIdentity, PeerConnector};
+use conclave_proto::consensus::ReportRequest;
 use conclave_proto::consensus::membership_client::MembershipClient;
-use conclave_proto::consensus::{Frame, ReadIndexRequest, ReportRequest};
-use conclave_runtime::{Backoff, clock};
-use openraft::ReadPolicy;
+use conclave_runtime::{Backoff, Tasks, clock};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{Instant as _, ReadPolicy, ServerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::ConsensusError;
-use crate::group::{LastHeard, ReportSource};
-use crate::network::{Channels, Lane, MESSAGE_BYTES_MAX};
-use crate::server::{CALL_TIMEOUT, Forward, Forwarded};
-use crate::types::{Raft, decode, encode};
+use crate::group::ReportSource;
+use crate::member::LastHeard;
+use crate::packed::Packed;
+use crate::peers::{Peer, Peers};
+use crate::propose_lane::ProposeLane;
+use crate::server::{CALL_TIMEOUT, Forwarded};
+use crate::types::{Raft, ServerMetrics};
 
 /// How long a proposal is tried before its outcome is given up as unknown.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one try may take: longer than a slow disk, shorter than the patience of whoever waits.
 const TRY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A voter this close to the end of the log has the rest by the time that it stands for election.
+const TRANSFER_LAG: u64 = 1000;
+/// How long a transfer waits for its target's log.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the election of the target may take; without it, the timers elect someone.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Who leads, as this node knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +50,9 @@ pub struct Leadership {
     pub has_quorum: bool,
 }
 
+/// Gives a proposal its name and its time.
+pub(crate) type Stamps = Arc<dyn Fn() -> (RequestId, jiff::Timestamp) + Send + Sync>;
+
 /// A handle on this node's part of the group. Cheap to clone.
 #[derive(Clone)]
 pub struct Consensus {
@@ -47,7 +60,8 @@ pub struct Consensus {
     pub(crate) me: NodeId,
     pub(crate) state: watch::Receiver<Arc<ClusterState>>,
     pub(crate) leadership: watch::Receiver<Leadership>,
-    pub(crate) channels: Channels,
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) stamps: Stamps,
     pub(crate) report: ReportSource,
     pub(crate) heard: LastHeard,
 }
@@ -68,66 +82,72 @@ impl Consensus {
     /// # Errors
     /// As [`Self::propose`].
     pub async fn propose_within(&self, command: Command, limit: Duration) -> Result<Response, ConsensusError> {
-        let request = RequestId(uuid::Uuid::now_v7());
-        self.try_until(Proposal::new(request, clock::now(), command), limit)
-            .await
+        let (request, at) = (self.stamps)();
+        let proposal = Proposal {
+            after: self.applied(),
+            ..Proposal::new(request, at, command)
+        };
+        self.try_until(&packed(&proposal)?, limit).await
     }
 
-    pub(crate) async fn propose_request(&self, proposal: Proposal) -> Result<Response, ConsensusError> {
+    /// The last entry that this node has applied.
+    pub(crate) fn applied(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.last_applied.map(|applied| applied.index)
+    }
+
+    pub(crate) async fn propose_request(&self, proposal: &Proposal) -> Result<Response, ConsensusError> {
+        self.propose_packed(&packed(proposal)?).await
+    }
+
+    pub(crate) async fn propose_packed(&self, proposal: &Packed) -> Result<Response, ConsensusError> {
         self.try_until(proposal, PROPOSE_DEADLINE).await
     }
 
-    async fn try_until(&self, proposal: Proposal, limit: Duration) -> Result<Response, ConsensusError> {
+    async fn try_until(&self, proposal: &Packed, limit: Duration) -> Result<Response, ConsensusError> {
         let end = Instant::now() + limit;
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
+        // Proposers must not try in step; what they propose tells them apart.
+        let jitter = f64::from(crc32fast::hash(&proposal.0)) / f64::from(u32::MAX);
         let mut last = "no leader is known".to_owned();
+        let mut roles = self.raft.server_metrics();
         while Instant::now() < end {
-            // A leader that hangs answers nothing. Once it is known to lead no longer, the next one is asked; the request
-            // id keeps the change from being made twice.
+            let leader = roles.borrow_and_update().current_leader;
+            // Another leader is worth asking at once: the one that was asked may be frozen, or have stepped down with the
+            // proposal in its log. The same request is applied once, wherever it is sent.
             let outcome = tokio::select! {
-                outcome = tokio::time::timeout_at(end, self.try_propose(&proposal)) => outcome
+                biased;
+                outcome = tokio::time::timeout_at(end, self.try_propose(leader.map(NodeId), proposal)) => outcome
                     .unwrap_or_else(|_| Forwarded::Failed(format!("not committed within {} ms", limit.as_millis()))),
-                () = self.leader_replaced() => Forwarded::Failed("the leader was replaced meanwhile".into()),
+                () = another_leader(&mut roles, leader) => continue,
             };
             match outcome {
+                Forwarded::Applied(Response::Refused(late @ Refusal::TooLate)) => {
+                    return Err(ConsensusError::Unavailable(late.to_string()));
+                }
                 Forwarded::Applied(Response::Refused(refusal)) => return Err(refusal.into()),
                 Forwarded::Applied(response) => return Ok(response),
                 Forwarded::NotLeader => {}
                 Forwarded::Failed(why) => last = why,
             }
-            let mut leadership = self.leadership.clone();
-            leadership.mark_unchanged();
-            let wait = backoff.next_delay();
-            // A change of leadership is worth trying again at once; otherwise the delay is over.
-            let _changed_or_waited = tokio::time::timeout(wait, leadership.changed()).await;
+            let wait = backoff.next_delay_with(jitter);
+            let _elected_or_waited = tokio::time::timeout(wait, another_leader(&mut roles, leader)).await;
         }
         Err(ConsensusError::Unavailable(last))
     }
 
-    /// Resolves when another node leads than now, or none.
-    async fn leader_replaced(&self) {
-        let mut leadership = self.leadership.clone();
-        let before = leadership.borrow_and_update().leader;
-        if leadership.wait_for(|now| now.leader != before).await.is_err() {
-            // Raft has stopped; whoever waits for more than this has a deadline.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    async fn try_propose(&self, proposal: &Proposal) -> Forwarded {
-        let leader = self.leadership.borrow().leader;
+    /// One try, with the leader that is given.
+    pub(crate) async fn try_propose(&self, leader: Option<NodeId>, proposal: &Packed) -> Forwarded {
         match leader {
             None => Forwarded::NotLeader,
             Some(leader) if leader == self.me => self.propose_here(proposal.clone()).await,
-            Some(leader) => self
-                .forward(leader, proposal.clone())
-                .await
-                .unwrap_or_else(Forwarded::Failed),
+            Some(leader) => self.forward(leader, proposal).await.unwrap_or_else(Forwarded::Failed),
         }
     }
 
-    /// Commits a command as the leader.
-    pub(crate) async fn propose_here(&self, proposal: Proposal) -> Forwarded {
+    /// Commits a proposal as the leader.
+    pub(crate) async fn propose_here(&self, proposal: Packed) -> Forwarded {
         match tokio::time::timeout(TRY_TIMEOUT, self.raft.client_write(proposal)).await {
             Ok(Ok(written)) => Forwarded::Applied(written.data),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Forwarded::NotLeader,
@@ -136,16 +156,9 @@ impl Consensus {
         }
     }
 
-    async fn forward(&self, leader: NodeId, proposal: Proposal) -> Result<Forwarded, String> {
-        let channel = self.channel(leader).map_err(|error| error.to_string())?;
-        send_proposal(
-            channel,
-            Forward {
-                proposal,
-                to_leader_only: true,
-            },
-        )
-        .await
+    async fn forward(&self, leader: NodeId, proposal: &Packed) -> Result<Forwarded, String> {
+        let leader = self.peer(leader).map_err(|error| error.to_string())?;
+        self.peers.forward(&leader, proposal).await
     }
 
     /// The latest applied state. Woken at each change.
@@ -178,12 +191,7 @@ impl Consensus {
                 .map_err(|error| unavailable(error.to_string()))?;
             linearizer.read_log_id().index()
         } else {
-            let mut client = MembershipClient::new(self.channel(leader)?);
-            let answer = tokio::time::timeout(CALL_TIMEOUT, client.read_index(ReadIndexRequest {}))
-                .await
-                .map_err(|_| unavailable("the leader does not answer".into()))?
-                .map_err(|status| unavailable(status.message().into()))?;
-            answer.into_inner().index
+            self.peers.read_index(&self.peer(leader)?).await.map_err(unavailable)?
         };
         self.raft
             .wait(Some(CALL_TIMEOUT))
@@ -207,21 +215,27 @@ impl Consensus {
         self.me
     }
 
+    fn peer(&self, node: NodeId) -> Result<Peer, ConsensusError> {
+        let state = self.state.borrow();
+        let record = state.nodes().get(&node).ok_or_else(|| ConsensusError::Peer {
+            node,
+            reason: "it is not in the cluster".into(),
+        })?;
+        Ok(Peer {
+            id: node.0,
+            address: format!("{}:{}", record.address, record.ports.peer),
+        })
+    }
+
     /// A cached channel to a peer's port 8300, in mutual TLS.
     ///
     /// # Errors
     /// [`ConsensusError::Peer`] when the node is unknown.
     pub fn channel(&self, node: NodeId) -> Result<Channel, ConsensusError> {
-        let peer = |reason: String| ConsensusError::Peer { node, reason };
-        let state = self.state.borrow();
-        let record = state
-            .nodes()
-            .get(&node)
-            .ok_or_else(|| peer("it is not in the cluster".into()))?;
-        let address = format!("{}:{}", record.address, record.ports.peer);
-        self.channels
-            .get(node.0, &address, Lane::Calls)
-            .map_err(|error| peer(error.to_string()))
+        let peer = self.peer(node)?;
+        self.peers
+            .channel(&peer)
+            .map_err(|reason| ConsensusError::Peer { node, reason })
     }
 
     /// A node's own report of its health. This node's comes without a detour.
@@ -238,58 +252,131 @@ impl Consensus {
             .await
             .map_err(|_| peer("no answer in time".into()))?
             .map_err(|status| peer(status.message().into()))?;
-        decode(&answer.into_inner().body).map_err(|error| peer(error.to_string()))
+        serde_json::from_slice(&answer.into_inner().body).map_err(|error| peer(error.to_string()))
     }
 
-    /// Asks the leader (this node) to hand leadership to `node`.
+    /// Hands leadership from this node to `node` and returns when it leads. Proposals wait meanwhile; none fails.
     ///
     /// # Errors
-    /// [`ConsensusError::Unavailable`] when Raft has stopped.
+    /// [`ConsensusError::Peer`] when `node` does not vote or its log stays behind, [`ConsensusError::Unavailable`] when this
+    /// node does not lead, or `node` was not elected in time.
     pub async fn transfer_leader(&self, node: NodeId) -> Result<(), ConsensusError> {
+        let peer = |reason: &str| ConsensusError::Peer {
+            node,
+            reason: reason.into(),
+        };
+        if self.raft.metrics().borrow_watched().current_leader == Some(node.0) {
+            return Ok(());
+        }
+        // The target must have the whole log when it stands: one that is far behind would keep everybody waiting.
+        let waiting = self.raft.wait(Some(CATCH_UP_TIMEOUT));
+        let near = waiting.metrics(
+            |metrics| {
+                let matched = metrics
+                    .replication
+                    .as_ref()
+                    .and_then(|all| all.get(&node.0).copied().flatten());
+                let leads = metrics.state == ServerState::Leader;
+                !leads
+                    || matched.is_some_and(|log_id| log_id.index + TRANSFER_LAG >= metrics.last_log_index.unwrap_or(0))
+            },
+            "the target of a transfer catches up",
+        );
+        let metrics = near.await.map_err(|_| peer("its log is too far behind to lead"))?;
+        if metrics.state != ServerState::Leader {
+            return Err(ConsensusError::Unavailable("this node does not lead".into()));
+        }
+        if !metrics
+            .membership_config
+            .membership()
+            .voter_ids()
+            .any(|id| id == node.0)
+        {
+            return Err(peer("it does not vote"));
+        }
         self.raft
             .trigger()
             .transfer_leader(node.0)
             .await
-            .map_err(|error| ConsensusError::Unavailable(error.to_string()))
+            .map_err(|error| ConsensusError::Unavailable(error.to_string()))?;
+        self.raft
+            .wait(Some(TRANSFER_TIMEOUT))
+            .metrics(
+                |metrics| metrics.current_leader == Some(node.0),
+                "the target of a transfer leads",
+            )
+            .await
+            .map_err(|error| ConsensusError::Unavailable(error.to_string()))?;
+        Ok(())
     }
 
-    /// Stops Raft on this node. Proposals fail from then on.
+    /// Stops Raft on this node; a leader hands over first. Proposals fail from then on.
     pub async fn stop(&self) {
+        if let Some(heir) = self.heir()
+            && let Err(error) = self.transfer_leader(heir).await
+        {
+            tracing::info!(%error, "leadership was not handed over before the stop");
+        }
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
     }
+
+    /// As the leader: the voter with the most of the log among those that have answered lately.
+    fn heir(&self) -> Option<NodeId> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let heartbeats = metrics.heartbeat?;
+        let answers = |id: &u64| {
+            let last = heartbeats.get(id).copied().flatten();
+            last.is_some_and(|last| last.elapsed() < CALL_TIMEOUT / 3)
+        };
+        let candidates = metrics.replication?.into_iter();
+        candidates
+            .filter(|(id, _)| *id != metrics.id && voters.contains(id) && answers(id))
+            .max_by_key(|(_, matched)| *matched)
+            .map(|(id, _)| NodeId(id))
+    }
 }
 
-async fn send_proposal(channel: Channel, forward: Forward) -> Result<Forwarded, String> {
-    let body = encode(&forward).map_err(|error| error.to_string())?;
-    let mut client = MembershipClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let limit = if forward.to_leader_only {
-        TRY_TIMEOUT
-    } else {
-        PROPOSE_DEADLINE
-    };
-    let answer = tokio::time::timeout(limit, client.propose(Frame { body: body.into() }))
-        .await
-        .map_err(|_| format!("no answer within {} ms", limit.as_millis()))?
-        .map_err(|status| status.message().to_owned())?;
-    decode(&answer.into_inner().body).map_err(|error| error.to_string())
+fn packed(proposal: &Proposal) -> Result<Packed, ConsensusError> {
+    Packed::new(proposal).map_err(|error| ConsensusError::Setup(error.to_string()))
+}
+
+/// Resolves when a leader is known that is not `leader`.
+async fn another_leader(roles: &mut ServerMetrics, leader: Option<u64>) {
+    loop {
+        let now = roles.borrow_and_update().current_leader;
+        if now.is_some() && now != leader {
+            return;
+        }
+        if roles.changed().await.is_err() {
+            // Raft has stopped: nobody will be elected here any more.
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// An operator's access to a running node, by proving to be that node: the command line on its machine uses it.
 pub struct AdminClient {
     pub(crate) channel: Channel,
+    lane: ProposeLane,
     identity: NodeIdentity,
 }
 
 impl AdminClient {
-    /// Connects, when first used, to the node that `identity` belongs to.
+    /// Connects, when first used, to the node that `identity` belongs to. Belongs into a runtime.
     ///
     /// # Errors
     /// When the identity cannot be used.
     pub fn new(identity: NodeIdentity, address: &str, port: u16) -> Result<Self, ConsensusError> {
         let channel = PeerConnector::new(&identity)?.channel(identity.node_id, address, port)?;
-        Ok(Self { channel, identity })
+        let lane = ProposeLane::new(channel.clone(), &Tasks::new("admin client"));
+        Ok(Self {
+            channel,
+            lane,
+            identity,
+        })
     }
 
     /// Commits a command through the node.
@@ -298,14 +385,8 @@ impl AdminClient {
     /// As [`Consensus::propose`].
     pub async fn propose(&self, command: Command) -> Result<Response, ConsensusError> {
         let proposal = Proposal::new(RequestId(uuid::Uuid::now_v7()), clock::now(), command);
-        let answer = send_proposal(
-            self.channel.clone(),
-            Forward {
-                proposal,
-                to_leader_only: false,
-            },
-        )
-        .await;
+        let packed = Packed::new(&proposal).map_err(|error| ConsensusError::Setup(error.to_string()))?;
+        let answer = self.lane.propose(&packed, false, PROPOSE_DEADLINE).await;
         match answer.map_err(ConsensusError::Unavailable)? {
             Forwarded::Applied(Response::Refused(refusal)) => Err(refusal.into()),
             Forwarded::Applied(response) => Ok(response),

@@ -8,18 +8,30 @@
 //! loss of any minority; node ids are never used twice; every message but a join comes from a proven, present member.
 
 mod certificates;
+mod compaction;
 mod error;
 mod facts;
 mod founding;
 mod group;
 mod handle;
+mod leader_watch;
 mod log_store;
+mod member;
 mod membership;
 mod network;
+mod offload;
 mod operator;
+mod packed;
+mod peers;
+mod propose_lane;
+mod raft_service;
 mod server;
+#[cfg(test)]
+mod simulation;
+mod snapshot;
 mod state_machine;
 mod types;
+mod wire;
 
 pub use error::ConsensusError;
 pub use facts::{MemberFacts, RaftFacts, Role};

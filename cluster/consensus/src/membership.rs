@@ -23,6 +23,8 @@ const CAUGHT_UP_ENTRIES: u64 = 100;
 /// A removed node is fed the log for this long, so that it learns of its removal and stops.
 const FAREWELL: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(100);
+/// At least so long between two looks.
+const REST: Duration = Duration::from_millis(10);
 /// Steps that need the majority are given up after this, and tried again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -105,7 +107,10 @@ impl Reconciler {
             } else {
                 self.leading_since = None;
             }
+            // Under load the state changes a thousand times a second.
+            tokio::time::sleep(REST).await;
             tokio::select! {
+                biased;
                 () = shutdown.requested() => return,
                 changed = state.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(PERIOD) => {}

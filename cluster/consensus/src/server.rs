@@ -1,4 +1,4 @@
-//! What other nodes may ask of this one, on port 8300.
+//! What other nodes may ask of this one, on port 8300: who may ask at all, and the membership service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,36 +9,35 @@ use axum::response::IntoResponse;
 use conclave_catalog::{ClusterState, Command, NodeId, NodePorts, Proposal, Response, TokenId};
 use conclave_net::{JoinSecret, NodeIdentity, PeerIdentity, sha256_hex};
 use conclave_proto::consensus::membership_server::{Membership, MembershipServer};
-use conclave_proto::consensus::raft_server::{Raft as RaftService, RaftServer};
-use conclave_proto::consensus::{Frame, JoinRequest, JoinResponse, ReadIndexRequest, ReadIndexResponse, ReportRequest};
+use conclave_proto::consensus::propose_response::Outcome;
+use conclave_proto::consensus::raft_server::RaftServer;
+use conclave_proto::consensus::{
+    Frame, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse,
+    ReportRequest,
+};
 use conclave_proto::operator::operator_server::OperatorServer;
+use conclave_runtime::Shutdown;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use openraft::ReadPolicy;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::watch;
 use tonic::{Request as Rpc, Response as Answer, Status, Streaming};
 
 use crate::certificates::open_authority;
-use crate::group::{LastHeard, ReportSource};
+use crate::group::ReportSource;
+use crate::member::Member;
 use crate::network::MESSAGE_BYTES_MAX;
 use crate::operator::OperatorService;
-use crate::types::{Raft, SnapshotData, SnapshotMeta, Vote, decode, encode};
+use crate::packed::{Packed, pack};
 use crate::{Consensus, ConsensusError};
 
+/// Proposals of one stream that are under way at once; further ones wait in the connection.
+const PROPOSALS_IN_FLIGHT: usize = 1024;
 /// The one path that is open to a peer without a certificate.
 const JOIN_PATH: &str = "/conclave.consensus.v1.Membership/Join";
-/// Largest state that a node accepts as a snapshot.
-const SNAPSHOT_BYTES_MAX: usize = 4 << 30;
-
-/// A command on its way to the leader.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Forward {
-    pub(crate) proposal: Proposal,
-    /// Whether the receiver may forward it once more, or must be the leader itself.
-    pub(crate) to_leader_only: bool,
-}
 
 /// The leader's answer to a forwarded command.
-#[derive(Serialize, Deserialize)]
 pub(crate) enum Forwarded {
     Applied(Response),
     NotLeader,
@@ -46,23 +45,25 @@ pub(crate) enum Forwarded {
 }
 
 pub(crate) struct Service {
-    pub(crate) raft: Raft,
-    pub(crate) consensus: Consensus,
+    pub(crate) member: Member,
     pub(crate) identity: NodeIdentity,
-    pub(crate) heard: LastHeard,
+    /// Ends the streams that have no end of their own.
+    pub(crate) shutdown: Shutdown,
     pub(crate) report: ReportSource,
 }
 
 /// The services as a router that the manager serves on port 8300, together with the services of other crates.
 pub(crate) fn router(service: Service) -> axum::Router {
     let operator = OperatorServer::new(OperatorService {
-        consensus: service.consensus.clone(),
+        consensus: service.member.consensus.clone(),
     });
     let service = Arc::new(service);
     let raft = RaftServer::from_arc(Arc::clone(&service))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let membership = MembershipServer::from_arc(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let membership = MembershipServer::from_arc(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     tonic::service::Routes::new(raft)
         .add_service(membership)
         .add_service(operator)
@@ -111,71 +112,20 @@ impl MembersOnly {
     }
 }
 
-fn internal(error: impl std::fmt::Display) -> Status {
+pub(crate) fn internal(error: impl std::fmt::Display) -> Status {
     Status::internal(error.to_string())
 }
 
-fn frame<T: Serialize>(value: &T) -> Result<Answer<Frame>, Status> {
+pub(crate) fn frame<T: Serialize>(value: &T) -> Result<Answer<Frame>, Status> {
     Ok(Answer::new(Frame {
-        body: encode(value).map_err(internal)?.into(),
+        body: pack(value).map_err(internal)?.into(),
     }))
 }
 
 #[tonic::async_trait]
-impl RaftService for Service {
-    async fn append(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let body = decode(&request.into_inner().body).map_err(internal)?;
-        let answer = self.raft.append_entries(body).await.map_err(internal)?;
-        if answer.is_success() {
-            self.heard.now();
-        }
-        frame(&answer)
-    }
-
-    async fn vote(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let body = decode(&request.into_inner().body).map_err(internal)?;
-        frame(&self.raft.vote(body).await.map_err(internal)?)
-    }
-
-    async fn pre_vote(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let body = decode(&request.into_inner().body).map_err(internal)?;
-        frame(&self.raft.pre_vote(body).await.map_err(internal)?)
-    }
-
-    async fn transfer_leader(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let body = decode(&request.into_inner().body).map_err(internal)?;
-        frame(&self.raft.handle_transfer_leader(body).await.map_err(internal)?)
-    }
-
-    async fn install_snapshot(&self, request: Rpc<Streaming<Frame>>) -> Result<Answer<Frame>, Status> {
-        let mut frames = request.into_inner();
-        let head = frames
-            .message()
-            .await?
-            .ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))?;
-        let (vote, meta): (Vote, SnapshotMeta) = decode(&head.body).map_err(internal)?;
-        let mut snapshot = SnapshotData::new();
-        while let Some(piece) = frames.message().await? {
-            if snapshot.len() + piece.body.len() > SNAPSHOT_BYTES_MAX {
-                return Err(Status::resource_exhausted(
-                    "the snapshot is larger than this node accepts",
-                ));
-            }
-            snapshot.extend_from_slice(&piece.body);
-        }
-        let snapshot = crate::types::Snapshot { meta, snapshot };
-        frame(
-            &self
-                .raft
-                .install_full_snapshot(vote, snapshot)
-                .await
-                .map_err(internal)?,
-        )
-    }
-}
-
-#[tonic::async_trait]
 impl Membership for Service {
+    type ProposeStream = BoxStream<'static, Result<ProposeResponse, Status>>;
+
     async fn join(&self, request: Rpc<JoinRequest>) -> Result<Answer<JoinResponse>, Status> {
         let request = request.into_inner();
         let name = request.node_name.clone();
@@ -191,22 +141,23 @@ impl Membership for Service {
         }
     }
 
-    async fn propose(&self, request: Rpc<Frame>) -> Result<Answer<Frame>, Status> {
-        let forward: Forward = decode(&request.into_inner().body).map_err(internal)?;
-        let answer = if forward.to_leader_only {
-            self.consensus.propose_here(forward.proposal).await
-        } else {
-            match self.consensus.propose_request(forward.proposal).await {
-                Ok(response) => Forwarded::Applied(response),
-                Err(ConsensusError::Refused(refusal)) => Forwarded::Applied(Response::Refused(refusal)),
-                Err(error) => Forwarded::Failed(error.to_string()),
-            }
-        };
-        frame(&answer)
+    async fn propose(&self, request: Rpc<Streaming<ProposeRequest>>) -> Result<Answer<Self::ProposeStream>, Status> {
+        let consensus = self.member.consensus.clone();
+        let answers = request
+            .into_inner()
+            // A broken stream ends here; its proposals in flight are finished, and nobody hears of it.
+            .take_while(|request| std::future::ready(request.is_ok()))
+            .filter_map(|request| std::future::ready(request.ok()))
+            .map(move |request| answer_proposal(consensus.clone(), request))
+            .buffer_unordered(PROPOSALS_IN_FLIGHT);
+        let shutdown = self.shutdown.clone();
+        let end = async move { shutdown.requested().await };
+        Ok(Answer::new(answers.take_until(Box::pin(end)).boxed()))
     }
 
     async fn read_index(&self, _: Rpc<ReadIndexRequest>) -> Result<Answer<ReadIndexResponse>, Status> {
         let linearizer = self
+            .member
             .raft
             .get_read_linearizer(ReadPolicy::ReadIndex)
             .await
@@ -217,7 +168,8 @@ impl Membership for Service {
     }
 
     async fn report(&self, _: Rpc<ReportRequest>) -> Result<Answer<Frame>, Status> {
-        frame(&(self.report)())
+        let body = serde_json::to_vec(&(self.report)()).map_err(internal)?;
+        Ok(Answer::new(Frame { body: body.into() }))
     }
 }
 
@@ -235,13 +187,14 @@ impl Service {
             address: request.address.clone(),
             ports,
         };
-        let node_id = match self.consensus.propose(command).await {
+        let node_id = match self.member.consensus.propose(command).await {
             Ok(Response::Registered(id)) => id.0,
             Ok(other) => return Err(internal(format!("unexpected answer: {other:?}"))),
             Err(ConsensusError::Refused(refusal)) => return Err(Status::unauthenticated(refusal.to_string())),
             Err(error) => return Err(Status::unavailable(error.to_string())),
         };
         let state = self
+            .member
             .consensus
             .linearizable()
             .await
@@ -267,6 +220,36 @@ impl Service {
             cluster_key: self.identity.cluster_key.as_bytes().to_vec().into(),
         })
     }
+}
+
+async fn answer_proposal(consensus: Consensus, request: ProposeRequest) -> Result<ProposeResponse, Status> {
+    let mut proposal = Packed(request.proposal);
+    let forwarded = if request.to_leader_only {
+        consensus.propose_here(proposal).await
+    } else {
+        // Whoever comes from outside does not know how far the log is.
+        let opened = proposal
+            .open()
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if opened.after.is_none() {
+            let after = consensus.applied();
+            proposal = Packed::new(&Proposal { after, ..opened }).map_err(internal)?;
+        }
+        match consensus.propose_packed(&proposal).await {
+            Ok(response) => Forwarded::Applied(response),
+            Err(ConsensusError::Refused(refusal)) => Forwarded::Applied(Response::Refused(refusal)),
+            Err(error) => Forwarded::Failed(error.to_string()),
+        }
+    };
+    let outcome = match forwarded {
+        Forwarded::Applied(response) => Outcome::Applied(pack(&response).map_err(internal)?.into()),
+        Forwarded::NotLeader => Outcome::NotLeader(true),
+        Forwarded::Failed(why) => Outcome::Failed(why),
+    };
+    Ok(ProposeResponse {
+        id: request.id,
+        outcome: Some(outcome),
+    })
 }
 
 /// How long a peer may take over a call that is answered from memory.

@@ -1,59 +1,53 @@
-//! The replicated state and its snapshots.
+//! The replicated state.
 //!
-//! The state lives in memory; a snapshot on disk and the log after it rebuild it. Reading for a snapshot costs nothing:
-//! the state is made of persistent maps, and a clone of it shares them.
+//! It lives in memory; a snapshot on disk and the log after it rebuild it. It is made of persistent maps: a snapshot is
+//! written from a clone that shares them, away from the apply path, and readers get theirs without waiting.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use conclave_catalog::{ClusterState, Response};
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::types::{Group, LogId, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, decode, encode};
+use crate::offload::Offload;
+use crate::snapshot::{SnapshotFile, SnapshotStore};
+use crate::types::{Group, LogId, Snapshot, SnapshotMeta, StoredMembership};
+
+/// What readers watch.
+pub(crate) type Published = watch::Receiver<Arc<ClusterState>>;
 
 pub(crate) struct StateMachine {
     state: ClusterState,
     applied: Option<LogId>,
     membership: StoredMembership,
-    file: PathBuf,
+    snapshots: SnapshotStore,
+    offload: Offload,
     published: watch::Sender<Arc<ClusterState>>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct SnapshotFile {
-    meta: SnapshotMeta,
-    state: ClusterState,
-}
-
 impl StateMachine {
-    /// The state as of the snapshot in `dir`; empty when there is none.
-    pub(crate) fn open(dir: &Path) -> io::Result<(Self, watch::Receiver<Arc<ClusterState>>)> {
-        let file = dir.join("snapshot.json");
+    /// The state as of the current snapshot; empty when there is none.
+    pub(crate) fn new(
+        snapshots: SnapshotStore,
+        current: Option<(SnapshotMeta, ClusterState)>,
+        offload: Offload,
+    ) -> (Self, Published) {
         let (published, watcher) = watch::channel(Arc::default());
         let mut machine = Self {
             state: ClusterState::default(),
             applied: None,
             membership: StoredMembership::default(),
-            file,
+            snapshots,
+            offload,
             published,
         };
-        if let Some(snapshot) = machine.read_file()? {
-            machine.become_snapshot(&snapshot.meta, snapshot.state);
+        if let Some((meta, state)) = current {
+            machine.become_snapshot(&meta, state);
         }
-        Ok((machine, watcher))
-    }
-
-    fn read_file(&self) -> io::Result<Option<SnapshotFile>> {
-        match std::fs::read(&self.file) {
-            Ok(bytes) => decode(&bytes).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        (machine, watcher)
     }
 
     fn become_snapshot(&mut self, meta: &SnapshotMeta, state: ClusterState) {
@@ -69,7 +63,7 @@ impl StateMachine {
 }
 
 impl RaftStateMachine<Group> for StateMachine {
-    type SnapshotData = SnapshotData;
+    type SnapshotData = SnapshotFile;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -82,15 +76,18 @@ impl RaftStateMachine<Group> for StateMachine {
     {
         let mut answers = Vec::new();
         while let Some((entry, responder)) = entries.try_next().await? {
-            self.applied = Some(entry.log_id);
+            #[cfg(test)]
+            crate::simulation::applied(&entry);
             let answer = match entry.payload {
                 EntryPayload::Blank => Response::Done,
-                EntryPayload::Normal(proposal) => self.state.apply(entry.log_id.index, proposal),
+                // A proposal that cannot be opened stops this node: to skip it would make its state another one.
+                EntryPayload::Normal(packed) => self.state.apply(entry.log_id.index, packed.open()?),
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Response::Done
                 }
             };
+            self.applied = Some(entry.log_id);
             if let Some(responder) = responder {
                 answers.push((responder, answer));
             }
@@ -104,83 +101,49 @@ impl RaftStateMachine<Group> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let meta = SnapshotMeta {
-            last_log_id: self.applied,
-            last_membership: self.membership.clone(),
-        };
         Builder {
-            meta,
+            meta: SnapshotMeta {
+                last_log_id: self.applied,
+                last_membership: self.membership.clone(),
+            },
             state: self.state.clone(),
-            file: self.file.clone(),
+            snapshots: self.snapshots.clone(),
+            offload: self.offload,
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
-        let state: ClusterState = decode(&snapshot)?;
-        let builder = Builder {
-            meta: meta.clone(),
-            state: state.clone(),
-            file: self.file.clone(),
-        };
-        builder.store().await?;
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {
+        let (snapshots, about) = (self.snapshots.clone(), meta.clone());
+        let state = self
+            .offload
+            .run("raft-install", move || snapshots.install(&about, snapshot))
+            .await?;
         self.become_snapshot(meta, state);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        self.read_file()?
-            .map(|file| {
-                Ok(Snapshot {
-                    snapshot: encode(&file.state)?,
-                    meta: file.meta,
-                })
-            })
-            .transpose()
+        Ok(self.snapshots.current())
     }
 }
 
-/// Serializes a state as it was at one moment, away from the apply path.
+/// Writes a state as it was at one moment, on a thread of its own.
 pub(crate) struct Builder {
     meta: SnapshotMeta,
     state: ClusterState,
-    file: PathBuf,
-}
-
-impl Builder {
-    async fn store(&self) -> io::Result<()> {
-        let bytes = encode(&SnapshotFile {
-            meta: self.meta.clone(),
-            state: self.state.clone(),
-        })?;
-        let file = self.file.clone();
-        tokio::task::spawn_blocking(move || replace_file(&file, &bytes))
-            .await
-            .map_err(io::Error::other)?
-    }
+    snapshots: SnapshotStore,
+    offload: Offload,
 }
 
 impl RaftSnapshotBuilder<Group> for Builder {
-    type SnapshotData = SnapshotData;
+    type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        self.store().await?;
-        Ok(Snapshot {
-            meta: self.meta.clone(),
-            snapshot: encode(&self.state)?,
-        })
-    }
-}
-
-/// Old content or new content, never a mix, whenever the power goes.
-fn replace_file(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    let temporary = file.with_extension("new");
-    let mut handle = std::fs::File::create(&temporary)?;
-    handle.write_all(bytes)?;
-    handle.sync_all()?;
-    std::fs::rename(&temporary, file)?;
-    match file.parent() {
-        Some(parent) => std::fs::File::open(parent)?.sync_all(),
-        None => Ok(()),
+        let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
+        // Taken, so that the maps are let go of as soon as they are written.
+        let state = std::mem::take(&mut self.state);
+        self.offload
+            .run("raft-snapshot", move || snapshots.build(&meta, &state))
+            .await
     }
 }

@@ -22,9 +22,14 @@ impl Backoff {
 
     /// The delay before the next try: between half of and the whole current step, so that peers do not try in step.
     pub fn next_delay(&mut self) -> Duration {
+        self.next_delay_with(rand::random_range(0.0..=1.0))
+    }
+
+    /// As [`Self::next_delay`], with the caller's own jitter between 0 and 1: the same gives the same delays.
+    pub fn next_delay_with(&mut self, jitter: f64) -> Duration {
         let step = self.next.min(self.most);
         self.next = step.saturating_mul(2).min(self.most);
-        step.mul_f64(rand::random_range(0.5..=1.0))
+        step.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
     }
 
     /// Starts over after a success.

@@ -1,4 +1,10 @@
 //! Raft's messages to the other members.
+//!
+//! Appends go through one stream per member without waiting for their answers ([`append`]); snapshots go from the file into
+//! a stream of frames ([`snapshot`]).
+
+mod append;
+mod snapshot;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,22 +13,26 @@ use std::time::Duration;
 use conclave_net::PeerConnector;
 use conclave_proto::consensus::Frame;
 use conclave_proto::consensus::raft_client::RaftClient;
+use futures::Stream;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 
-use crate::types::{Group, Snapshot, SnapshotData, Vote, decode, encode};
+use crate::packed::{pack, unpack};
+use crate::snapshot::SnapshotFile;
+use crate::types::{Group, Snapshot, Vote};
+use crate::wire::{append_out, response_in};
 
-/// A frame of a snapshot stream.
-const SNAPSHOT_FRAME_BYTES: usize = 1 << 20;
-/// Above what one append may carry: `max_payload_entries` proposals with large file manifests.
+/// Above what one append may carry: [`crate::log_store`] cuts them at 1 MiB, or after the first entry.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Traffic of different urgency does not share a connection: a heartbeat never waits behind a large append.
@@ -124,29 +134,50 @@ impl Link {
         Fut: Future<Output = Result<tonic::Response<Frame>, tonic::Status>>,
     {
         let frame = Frame {
-            body: encode(body).map_err(unreachable)?.into(),
+            body: pack(body).map_err(unreachable)?.into(),
         };
         let client = self.client()?.clone();
-        let answer = tokio::time::timeout(limit, call(client, frame))
-            .await
-            .map_err(|_| unreachable(format!("no answer within {} ms", limit.as_millis())))?
-            .map_err(|status| unreachable(status.message()))?;
-        Ok(decode(&answer.into_inner().body).map_err(unreachable)?)
+        let answer = within(limit, call(client, frame)).await?;
+        Ok(unpack(&answer.body).map_err(unreachable)?)
     }
 }
 
+/// The answer to a call, if it comes in time.
+async fn within<A>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<A>, tonic::Status>>,
+) -> Result<A, Unreachable<Group>> {
+    let answer = tokio::time::timeout(limit, call)
+        .await
+        .map_err(|_| unreachable(format!("no answer within {} ms", limit.as_millis())))?
+        .map_err(|status| unreachable(status.message()))?;
+    Ok(answer.into_inner())
+}
+
 impl RaftNetworkV2<Group> for Link {
-    type SnapshotData = SnapshotData;
+    type SnapshotData = SnapshotFile;
 
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<Group>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Group>, RPCError<Group>> {
-        self.exchange(&rpc, option.hard_ttl(), |mut client, frame| async move {
-            client.append(frame).await
-        })
-        .await
+        let request = append_out(rpc).map_err(unreachable)?;
+        let mut client = self.client()?.clone();
+        let answer = within(option.hard_ttl(), client.append(request)).await?;
+        Ok(response_in(answer).map_err(unreachable)?)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Group>, RPCError<Group>>>, RPCError<Group>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Group>> + OptionalSend + Unpin + 'static,
+    {
+        let client = self.client().cloned();
+        Box::pin(async move { append::stream(client?, input, option).await })
     }
 
     async fn vote(
@@ -187,27 +218,9 @@ impl RaftNetworkV2<Group> for Link {
         vote: Vote,
         snapshot: Snapshot,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        option: RPCOption,
+        _: RPCOption,
     ) -> Result<SnapshotResponse<Group>, StreamingError<Group>> {
-        let head = encode(&(vote, &snapshot.meta)).map_err(unreachable)?;
-        let body = snapshot.snapshot;
-        let frames = std::iter::once(head)
-            .chain(
-                body.chunks(SNAPSHOT_FRAME_BYTES)
-                    .map(<[u8]>::to_vec)
-                    .collect::<Vec<_>>(),
-            )
-            .map(|body| Frame { body: body.into() })
-            .collect::<Vec<_>>();
-        let mut client = self.client()?.clone();
-        let sending = client.install_snapshot(tokio_stream::iter(frames));
-        let answer = tokio::select! {
-            closed = cancel => return Err(closed.into()),
-            answer = tokio::time::timeout(option.hard_ttl(), sending) => answer,
-        };
-        let frame = answer
-            .map_err(|_| unreachable("the snapshot was not taken in time"))?
-            .map_err(|status| unreachable(status.message()))?;
-        Ok(decode(&frame.into_inner().body).map_err(unreachable)?)
+        let client = self.client()?.clone();
+        snapshot::send(client, vote, snapshot, cancel).await
     }
 }

@@ -1,0 +1,110 @@
+//! Appends to one member: a stream of requests, and their answers in the same order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use conclave_proto::consensus::AppendRequest;
+use conclave_proto::consensus::raft_client::RaftClient;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::errors::{RPCError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use tokio::sync::oneshot;
+use tonic::transport::Channel;
+
+use super::unreachable;
+use crate::types::Group;
+use crate::wire::{append_out, result_in};
+
+/// A member that leaves a request unanswered for this long is not writing: longer than a slow sync, shorter than HTTP/2's
+/// own verdict on a connection that nothing comes through.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connecting, and the stream's first answer header.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<Group>, RPCError<Group>>>;
+
+pub(super) async fn stream<'s, S>(
+    mut client: RaftClient<Channel>,
+    input: S,
+    _: RPCOption,
+) -> Result<Answers<'s>, RPCError<Group>>
+where
+    S: Stream<Item = AppendEntriesRequest<Group>> + OptionalSend + Unpin + 'static,
+{
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&sent);
+    let (open, closed) = oneshot::channel();
+    // A request that cannot be encoded ends the stream; openraft begins another one and meets the same, loudly.
+    // The connection would keep reading requests after the answers have been given up, and openraft's next stream waits for
+    // a lock that its last one holds while it is read: the requests end with the answers.
+    let requests = input
+        .take_until(closed)
+        .map(append_out)
+        .take_while(|request| {
+            if let Err(error) = request {
+                tracing::error!(%error, "an append could not be encoded; this is a defect");
+            }
+            std::future::ready(request.is_ok())
+        })
+        .filter_map(|request| std::future::ready(request.ok()))
+        .inspect(move |_: &AppendRequest| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+    let opening = tokio::time::timeout(OPEN_TIMEOUT, client.append_stream(requests));
+    let answers = opening
+        .await
+        .map_err(|_| unreachable("the append stream was not opened in time"))?
+        .map_err(|status| unreachable(status.message()))?
+        .into_inner();
+    let state = Some(Progress {
+        answers,
+        sent,
+        answered: 0,
+        _open: open,
+    });
+    Ok(Box::pin(futures::stream::unfold(state, |state| async {
+        let mut progress = state?;
+        match progress.next().await {
+            Ok(Some(Ok(last))) => Some((Ok(Ok(last)), Some(progress))),
+            // openraft stops at these: so does the stream.
+            Ok(Some(Err(refused))) => Some((Ok(Err(refused)), None)),
+            Ok(None) => None,
+            Err(error) => Some((Err(error.into()), None)),
+        }
+    })))
+}
+
+struct Progress {
+    answers: tonic::Streaming<conclave_proto::consensus::AppendResponse>,
+    sent: Arc<AtomicU64>,
+    answered: u64,
+    /// Ends the requests when it is dropped.
+    _open: oneshot::Sender<()>,
+}
+
+impl Progress {
+    async fn next(&mut self) -> Result<Option<StreamAppendResult<Group>>, Unreachable<Group>> {
+        loop {
+            let waiting = self.sent.load(Ordering::Relaxed) > self.answered;
+            let Ok(answer) = tokio::time::timeout(ANSWER_TIMEOUT, self.answers.message()).await else {
+                if waiting {
+                    return Err(unreachable(format!(
+                        "an append was not answered within {} ms",
+                        ANSWER_TIMEOUT.as_millis()
+                    )));
+                }
+                // Nothing was asked: silence is all right.
+                continue;
+            };
+            let Some(answer) = answer.map_err(|status| unreachable(status.message()))? else {
+                return Ok(None);
+            };
+            self.answered += 1;
+            return result_in(answer).map(Some).map_err(unreachable);
+        }
+    }
+}
