@@ -171,22 +171,7 @@ impl Report {
             return;
         }
         let rank = rank(self.stage, &fault);
-        let source = self.sources.get(usize::from(place.source));
-        let has_line = place.line > 0;
-        let diagnostic = Diagnostic {
-            class: fault.class,
-            code: fault.code,
-            message: fault.message,
-            file: source.map_or_else(String::new, |source| source.name.clone()),
-            line: place.line,
-            column: if has_line { u32::from(place.column) } else { 0 },
-            path: fault.path,
-            source_line: source
-                .and_then(|source| source.text.lines().nth((place.line as usize).checked_sub(1)?))
-                .unwrap_or_default()
-                .to_owned(),
-            suggestion,
-        };
+        let diagnostic = self.diagnostic(fault, place, suggestion);
         let is_known = |known: &Diagnostic| {
             (&known.file, known.line, known.column, &known.message)
                 == (
@@ -201,13 +186,46 @@ impl Report {
         }
     }
 
-    pub(crate) fn finish(mut self) -> Diagnostics {
+    fn diagnostic(&self, fault: Fault, place: Place, suggestion: Option<String>) -> Diagnostic {
+        let source = self.sources.get(usize::from(place.source));
+        let has_line = place.line > 0;
+        Diagnostic {
+            class: fault.class,
+            code: fault.code,
+            message: fault.message,
+            file: source.map_or_else(String::new, |source| source.name.clone()),
+            line: place.line,
+            column: if has_line { u32::from(place.column) } else { 0 },
+            path: fault.path,
+            source_line: source
+                .and_then(|source| source.text.lines().nth((place.line as usize).checked_sub(1)?))
+                .unwrap_or_default()
+                .to_owned(),
+            suggestion,
+        }
+    }
+
+    /// What is no fault, as one is shown.
+    pub(crate) fn warnings(&self, of: impl IntoIterator<Item = (Fault, Place, Option<String>)>) -> Vec<Diagnostic> {
+        of.into_iter()
+            .take(FAULTS_MAX)
+            .map(|(fault, place, suggestion)| self.diagnostic(fault, place, suggestion))
+            .collect()
+    }
+
+    /// All faults, the first ones first; they are taken out.
+    pub(crate) fn finish(&mut self) -> Diagnostics {
         if self.faults.is_empty() {
             let why = "the blueprint cannot be read";
             self.add(Fault::new(Class::Format, why, ""), Place::default());
         }
         self.faults.sort_by_key(|(rank, _)| *rank);
-        Diagnostics(self.faults.into_iter().map(|(_, fault)| fault).collect())
+        Diagnostics(
+            std::mem::take(&mut self.faults)
+                .into_iter()
+                .map(|(_, fault)| fault)
+                .collect(),
+        )
     }
 }
 

@@ -1,6 +1,8 @@
 //! What a name space does to an imported file (spec/dsl.md, section 6).
 
-use conclave_yaml::{Kind, Node, Text};
+use std::cell::Cell;
+
+use conclave_yaml::{Kind, Node, Place, Text};
 
 use crate::primitive::is_primitive;
 use crate::shape::{Element, Form};
@@ -27,11 +29,29 @@ pub(crate) struct Renamer<'s> {
     namespace: &'s str,
     /// Whether `get_input: [name, key]` is renamed too. The original forgets it in blueprints that are imported as a whole.
     list_inputs: bool,
+    /// The first call whose argument cannot be renamed.
+    fault: Cell<Option<Place>>,
 }
 
 impl<'s> Renamer<'s> {
     pub(crate) fn new(namespace: &'s str, list_inputs: bool) -> Self {
-        Self { namespace, list_inputs }
+        Self {
+            namespace,
+            list_inputs,
+            fault: Cell::new(None),
+        }
+    }
+
+    /// Where a call has an argument that cannot be renamed, if any has.
+    pub(crate) fn fault(&self) -> Option<Place> {
+        self.fault.get()
+    }
+
+    fn fail(&self, value: &Node) -> Node {
+        if self.fault.get().is_none() {
+            self.fault.set(Some(value.place));
+        }
+        value.clone()
     }
 
     /// The name of a section's entry.
@@ -121,6 +141,8 @@ impl<'s> Renamer<'s> {
 
     fn input_argument(&self, value: &Node) -> Node {
         match &value.kind {
+            Kind::Map(_) => self.fail(value),
+            Kind::Seq(items) if items.is_empty() => self.fail(value),
             Kind::Seq(items) if self.list_inputs => {
                 let is_name = items.first().is_some_and(|first| first.as_str().is_some());
                 if is_name {
@@ -136,10 +158,12 @@ impl<'s> Renamer<'s> {
 
     fn node_argument(&self, value: &Node) -> Node {
         match &value.kind {
+            Kind::Seq(items) if items.is_empty() => self.fail(value),
             Kind::Seq(items) if !matches!(items.first().and_then(Node::as_str), Some("SELF" | "SOURCE" | "TARGET")) => {
                 self.first_prefixed(items, value)
             }
-            _ => value.clone(),
+            Kind::Seq(_) => value.clone(),
+            _ => self.fail(value),
         }
     }
 

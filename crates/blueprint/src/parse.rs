@@ -3,10 +3,12 @@
 use jiff::civil::Date;
 
 use crate::build::{Settings, Today, build};
-use crate::diagnostic::{Diagnostics, Report};
+use crate::diagnostic::{Diagnostic, Diagnostics, Report};
 use crate::document::{Budget, Loaded, Loader};
 use crate::plan::Plan;
 use crate::resolver::{Import, Resolver};
+use crate::suspicion::nearly_calls;
+use crate::{Class, Fault};
 
 /// How a blueprint is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,31 @@ pub fn parse(main: &str, resolver: &dyn Resolver) -> Result<Plan, Diagnostics> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_with(main: &str, resolver: &dyn Resolver, options: &Options) -> Result<Plan, Diagnostics> {
+    read(main, resolver, options).0
+}
+
+/// What there is to say of a blueprint to those who write it.
+#[derive(Debug)]
+pub struct Validation {
+    /// As of [`parse`].
+    pub plan: Result<Plan, Diagnostics>,
+    /// What is allowed and hardly meant: a mapping that would be a call but for a letter.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Makes the plan, and looks for what is hardly meant as well.
+pub fn validate(main: &str, resolver: &dyn Resolver) -> Validation {
+    let (plan, loaded, report) = read(main, resolver, &Options::default());
+    let warnings = loaded.map_or_else(Vec::new, |loaded| {
+        report.warnings(nearly_calls(&loaded.document).into_iter().map(|nearly| {
+            let message = format!("'{}' is no function, and stays the value that it is", nearly.name);
+            (Fault::new(Class::Format, message, ""), nearly.place, Some(nearly.meant))
+        }))
+    });
+    Validation { plan, warnings }
+}
+
+fn read(main: &str, resolver: &dyn Resolver, options: &Options) -> (Result<Plan, Diagnostics>, Option<Loaded>, Report) {
     let mut report = Report::default();
     let location = resolver
         .locate(Import::Beside { from: "", path: main })
@@ -73,7 +100,7 @@ pub fn parse_with(main: &str, resolver: &dyn Resolver, options: &Options) -> Res
     }
     .load(&location);
     let Some(loaded) = loaded.filter(|loaded| !loaded.is_partial) else {
-        return Err(report.finish());
+        return (Err(report.finish()), None, report);
     };
     let settings = Settings {
         resolver,
@@ -82,9 +109,10 @@ pub fn parse_with(main: &str, resolver: &dyn Resolver, options: &Options) -> Res
         today: today.clone(),
     };
     let plan = build(&loaded, &settings, &mut report);
-    if report.is_clean() {
+    let result = if report.is_clean() {
         Ok(plan)
     } else {
         Err(report.finish())
-    }
+    };
+    (result, Some(loaded), report)
 }

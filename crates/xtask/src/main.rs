@@ -2,6 +2,7 @@
 
 mod corpus;
 mod tidy;
+mod time;
 
 use clap::{Parser, Subcommand};
 
@@ -19,11 +20,14 @@ enum Command {
     /// Run the blueprint corpus.
     #[command(subcommand)]
     Corpus(corpus::Command),
+    /// Time what the language does with one blueprint.
+    Time(time::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Tidy => tidy::run(),
         Command::Corpus(command) => corpus::execute(command),
+        Command::Time(options) => time::run(&options),
     }
 }

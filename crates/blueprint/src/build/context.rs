@@ -6,6 +6,7 @@ use conclave_yaml::{Node, Place, Text};
 
 use crate::diagnostic::{Report, nearest};
 use crate::document::{Body, Document, Entry, Named};
+use crate::functions::FunctionName;
 use crate::primitive::primitive_types;
 use crate::schema::{Problem, PropertyFault};
 use crate::shape::{self, BLUEPRINT, Checker, Form, Held, version_fault};
@@ -14,7 +15,15 @@ use crate::{Class, Fault, Map, Value};
 type Names = HashSet<Text, std::hash::BuildHasherDefault<rustc_hash::FxHasher>>;
 
 /// Sections in whose entries an unknown key is told last: it often is a known one with a slip, whose value is then missed.
-const HELD: [&str; 2] = ["node_templates", "groups"];
+const HELD: [&str; 7] = [
+    "data_types",
+    "groups",
+    "inputs",
+    "node_templates",
+    "node_types",
+    "relationships",
+    "workflows",
+];
 
 /// The state of building one plan.
 pub(super) struct Context<'a> {
@@ -167,10 +176,6 @@ impl<'a> Context<'a> {
         self.broken.get(section).is_some_and(|names| names.contains(name))
     }
 
-    pub(super) fn has_broken(&self, section: &str) -> bool {
-        self.broken.get(section).is_some_and(|names| !names.is_empty())
-    }
-
     /// The entries of a section; none where there are none.
     pub(super) fn entries(&self, section: &str) -> Option<&'a Named<Entry>> {
         self.document.entries(section)
@@ -251,6 +256,7 @@ impl<'a> Context<'a> {
             let place = place_below(node, &fault.path, otherwise);
             let suggestion = match (&fault.problem, fault.path.last()) {
                 (Problem::Undefined(known), Some(name)) => nearest(name, known.iter().map(|known| &**known)),
+                (Problem::WrongType { value, .. }, _) => nearest_call(value),
                 _ => None,
             };
             let report = Fault::logic(fault.code(), fault.message(owner), full);
@@ -266,6 +272,15 @@ impl<'a> Context<'a> {
             .filter(|word| word.len() > 2)
             .find_map(|word| nearest(word, self.names(section)))
     }
+}
+
+/// The function that a mapping of one key may have meant to call.
+pub(super) fn nearest_call(value: &Value) -> Option<String> {
+    let map = value.as_map().filter(|map| map.len() == 1)?;
+    nearest(
+        map.keys().next()?,
+        FunctionName::ALL.into_iter().map(FunctionName::as_str),
+    )
 }
 
 /// The place of what a path of names leads to, or as near to it as the text goes.

@@ -56,9 +56,9 @@ pub(super) fn build(context: &mut Context<'_>) -> DataTypes {
     for at in ordered.order {
         let (name, entry) = entries[at];
         let faults = context.report.count();
-        let Some(properties) = read(context, &types, name, &entry.value, entry.key.place) else {
-            continue;
-        };
+        let properties = read(context, &types, name, &entry.value, entry.key.place);
+        context.report_held(SECTION, name);
+        let Some(properties) = properties else { continue };
         let weight = weigh(&properties, &weights);
         if weight > DEFAULT_VALUES_MAX {
             let message = format!("the defaults of '{name}' hold more than {DEFAULT_VALUES_MAX} values");

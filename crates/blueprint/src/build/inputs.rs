@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::data_types::DataTypes;
-use super::interfaces::check_hidden;
+use super::interfaces::{check_display, check_hidden};
 use super::properties::{Kind, Schemas};
 use crate::deployment::check_value;
 use crate::document::locate;
@@ -17,12 +17,13 @@ pub(super) fn build(context: &mut Context<'_>, data_types: &DataTypes) -> Map {
         types: &data_types.types,
         kind: Kind::Input,
     };
-    if let Some(section) = context.document.section(SECTION) {
-        check_hidden(context, &section.to_node(), SECTION);
-    }
     for (name, entry) in context.sound_entries(SECTION) {
         let path = format!("{SECTION}.{name}");
-        match schemas.read(context, name, &entry.value, entry.key.place, name, &path) {
+        check_display(context, &entry.key, &entry.value, &path);
+        let schema = schemas.read(context, name, &entry.value, entry.key.place, name, &path);
+        let has_unknown_keys = context.report_held(SECTION, name);
+        check_hidden(context, &entry.key, &entry.value, &path);
+        match schema.filter(|_| !has_unknown_keys) {
             Some(schema) => {
                 inputs.insert(name.clone(), schema.written);
             }

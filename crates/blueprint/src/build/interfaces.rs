@@ -160,31 +160,38 @@ impl InterfaceReader<'_> {
         };
         let path = path();
         let properties = schemas.read_all(context, Some(node), &path, &format!("{path}.inputs"));
-        check_hidden(context, node, &format!("{path}.inputs"));
+        for (key, input) in node.as_map().unwrap_or_default() {
+            let path = format!("{path}.inputs.{}", key.key_text());
+            check_display(context, key, input, &path);
+            check_hidden(context, key, input, &path);
+        }
         super::properties::to_map(&properties)
     }
 }
 
 /// An input that nobody sees must not be one that must be given.
-pub(super) fn check_hidden(context: &mut Context<'_>, inputs: &Node, path: &str) {
-    for (key, input) in inputs.as_map().unwrap_or_default() {
-        let is = |key: &str, otherwise: bool| input.get(key).map_or(otherwise, |value| Value::from(value).is_truthy());
+pub(super) fn check_hidden(context: &mut Context<'_>, key: &Node, input: &Node, path: &str) {
+    let is = |key: &str, otherwise: bool| input.get(key).map_or(otherwise, |value| Value::from(value).is_truthy());
+    if is("required", true) && is("hidden", false) && input.get("default").is_none() {
         let name = key.key_text();
-        if is("required", true) && is("hidden", false) && input.get("default").is_none() {
-            let message = format!("Input is both hidden and required thus it should have a default value: '{name}'.");
-            context.fail(Fault::logic(215, message, format!("{path}.{name}")), key.place);
-        }
-        let type_name = input.get("type").and_then(Node::as_str);
-        if input.get("display").is_some_and(super::data_types::is_map) && type_name != Some("textarea") {
-            let message = format!(
-                "`display` property defined for unsupported input type ({}) for input `{name}`.",
-                type_name.unwrap_or("none")
-            );
-            context.fail(
-                Fault::coded(Class::InputType, 216, message, format!("{path}.{name}.display")),
-                key.place,
-            );
-        }
+        let message = format!("Input is both hidden and required thus it should have a default value: '{name}'.");
+        context.fail(Fault::logic(215, message, path), key.place);
+    }
+}
+
+/// How many rows an input is shown in is of use only where there may be many.
+pub(super) fn check_display(context: &mut Context<'_>, key: &Node, input: &Node, path: &str) {
+    let type_name = input.get("type").and_then(Node::as_str);
+    if input.get("display").is_some_and(super::data_types::is_map) && type_name != Some("textarea") {
+        let message = format!(
+            "`display` property defined for unsupported input type ({}) for input `{}`.",
+            type_name.unwrap_or("none"),
+            key.key_text()
+        );
+        context.fail(
+            Fault::coded(Class::InputType, 216, message, format!("{path}.display")),
+            key.place,
+        );
     }
 }
 

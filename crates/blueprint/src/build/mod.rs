@@ -30,7 +30,7 @@ use resolve::Plugins;
 
 use crate::diagnostic::{Report, Stage};
 use crate::document::{Loaded, locate};
-use crate::functions;
+use crate::functions::{self, LeftOut};
 use crate::plan::Plan;
 use crate::resolver::Resolver;
 use crate::version::plan_version;
@@ -101,10 +101,13 @@ pub(crate) fn build(loaded: &Loaded, settings: &Settings<'_>, report: &mut Repor
     context.report.enter(Stage::Check);
     if settings.checks_calls {
         inputs::check_defaults(&mut context, &mut plan.inputs);
-        for fault in functions::check_plan(&plan) {
-            if is_clean || stands_alone(&context, &fault) {
-                report_call(&mut context, fault);
-            }
+        let faults = if is_clean {
+            functions::check_plan(&plan)
+        } else {
+            functions::check_partial_plan(&plan, &context)
+        };
+        for fault in faults {
+            report_call(&mut context, fault);
         }
     }
     if is_clean {
@@ -119,12 +122,14 @@ fn texts(list: &Value) -> Vec<Text> {
     items.iter().filter_map(Value::as_str).map(Text::from).collect()
 }
 
-/// Whether the fault of a call would be one even if all that is missing were there.
-fn stands_alone(context: &Context<'_>, fault: &Fault) -> bool {
-    match fault.class {
-        Class::FunctionValidation => true,
-        Class::UnknownInput => !context.has_broken("inputs"),
-        _ => false,
+/// A blueprint at fault still says which names there are.
+impl LeftOut for Context<'_> {
+    fn input(&self, name: &str) -> bool {
+        self.has("inputs", name)
+    }
+
+    fn node(&self, name: &str) -> bool {
+        self.has("node_templates", name)
     }
 }
 

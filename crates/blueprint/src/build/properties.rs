@@ -58,11 +58,11 @@ impl Schemas<'_> {
     ) -> Option<Property> {
         let type_node = node.get("type").filter(|value| !value.is_null());
         let type_name = type_node.and_then(Node::as_text);
-        if let Some((type_name, node)) = type_name.zip(type_node) {
-            self.check_type(context, type_name, node.place, &format!("{path}.type"))?;
-        }
         if self.kind != Kind::Property {
             self.check_extras(context, node, type_name, path)?;
+        }
+        if let Some((type_name, node)) = type_name.zip(type_node) {
+            self.check_type(context, type_name, node.place, &format!("{path}.type"))?;
         }
         let faults = context.report.count();
         let default = self.default(context, node, type_name, name, owner, path, place);
@@ -148,6 +148,10 @@ impl Schemas<'_> {
     /// What inputs and parameters may say besides.
     fn check_extras(&self, context: &mut Context<'_>, node: &Node, type_name: Option<&Text>, path: &str) -> Option<()> {
         let faults = context.report.count();
+        let constraints = node.get("constraints").and_then(Node::as_seq).unwrap_or_default();
+        for (index, constraint) in constraints.iter().enumerate() {
+            self.check_constraint(context, constraint, &format!("{path}.constraints.{index}"));
+        }
         if let Some(item_type) = node.get("item_type").filter(|value| !value.is_null()) {
             let (path, name) = (format!("{path}.item_type"), item_type.as_str().unwrap_or_default());
             if type_name.is_none_or(|name| &**name != "list") {
@@ -160,10 +164,6 @@ impl Schemas<'_> {
                 let fault = Fault::logic(217, format!("Illegal item_type '{name}'"), path);
                 context.fail_name(fault, item_type.place, name, primitive_types().collect::<Vec<_>>());
             }
-        }
-        let constraints = node.get("constraints").and_then(Node::as_seq).unwrap_or_default();
-        for (index, constraint) in constraints.iter().enumerate() {
-            self.check_constraint(context, constraint, &format!("{path}.constraints.{index}"));
         }
         (context.report.count() == faults).then_some(())
     }

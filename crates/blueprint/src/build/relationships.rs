@@ -90,6 +90,7 @@ pub(super) fn build_types(
         let source = read_interfaces(context, data_types, node, "source_interfaces", &path, inherited);
         let inherited = parent.map(|parent| &parent.target_interfaces);
         let target = read_interfaces(context, data_types, node, "target_interfaces", &path, inherited);
+        context.report_held(SECTION, name);
         check_operations(context, plugins, &source, &format!("{path}.source_interfaces"));
         check_operations(context, plugins, &target, &format!("{path}.target_interfaces"));
         if context.report.count() > faults {

@@ -2,7 +2,7 @@
 
 use conclave_yaml::{Kind, Node, Place};
 
-use super::context::Context;
+use super::context::{Context, nearest_call};
 use crate::functions::{check_shape, is_call};
 use crate::{Fault, Map, Value};
 
@@ -58,7 +58,10 @@ fn count(context: &mut Context<'_>, key: &str, node: &Node, least: i64, path: &s
         }
         Kind::Map(_) => {
             let message = format!("{key} should be a valid intrinsic function or a value.");
-            context.fail(Fault::logic(210, message, path), node.place);
+            let suggestion = nearest_call(&value);
+            context
+                .report
+                .add_with(Fault::logic(210, message, path), node.place, suggestion);
         }
         Kind::Str(text) if &**text == UNBOUNDED_TEXT => return UNBOUNDED.into(),
         Kind::Str(_) => {

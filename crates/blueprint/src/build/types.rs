@@ -162,6 +162,7 @@ pub(super) fn build_node_types(context: &mut Context<'_>, data_types: &DataTypes
         );
         let inherited = parent.map(|parent| &parent.interfaces);
         let interfaces = read_interfaces(context, data_types, &entry.value, "interfaces", &path, inherited);
+        context.report_held(SECTION, name);
         if context.report.count() > faults {
             continue;
         }

@@ -62,6 +62,9 @@ fn read(
     let cascading = node.get("is_cascading").map_or(Value::Bool(false), Value::from);
     let rules = node.get("availability_rules").map_or(Value::Null, Value::from);
     check_rules(context, node, &path);
+    if context.report_held(SECTION, name) {
+        return None;
+    }
     if mapping.is_empty() {
         context.fail(empty_mapping(name), place);
         return None;

@@ -104,7 +104,7 @@ impl Merger<'_> {
         }
     }
 
-    fn renamed(&self, name: &str, mut from: Section, namespace: &str) -> Section {
+    fn renamed(&mut self, name: &str, mut from: Section, namespace: &str) -> Section {
         let renamer = Renamer::new(namespace, self.list_inputs);
         let form = section(name).map(|field| &field.element.form);
         if let Some(entries) = from.entries_mut() {
@@ -130,6 +130,10 @@ impl Merger<'_> {
                     )
                 })
                 .collect();
+        }
+        if let Some(place) = renamer.fault() {
+            let message = format!("a call in '{name}' has an argument that the name space '{namespace}' cannot rename");
+            self.report.add(Fault::new(Class::Value, message, name), place);
         }
         from
     }

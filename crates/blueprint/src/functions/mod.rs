@@ -26,6 +26,7 @@ pub use evaluate::{
 };
 pub use late::EvaluationContext;
 pub use storage::{Storage, StoredInstance, StoredNode, not_found};
+pub(crate) use validate::{LeftOut, check_partial_plan};
 pub use validate::{check_plan, check_shape, requirements};
 
 pub(crate) use arguments::Arguments;

@@ -20,11 +20,30 @@ const SYSTEM: [(&str, &[&str]); 2] = [
 /// Checks every call in the plan's scanned places: the shape of its arguments, whether the version of the language knows it,
 /// and whether the inputs, nodes and properties that it names exist. One fault per bad call.
 pub fn check_plan(plan: &Plan) -> Vec<Fault> {
+    check_all(plan, None)
+}
+
+/// What a plan lacks because it is at fault itself.
+pub(crate) trait LeftOut {
+    fn input(&self, name: &str) -> bool;
+    fn node(&self, name: &str) -> bool;
+}
+
+/// The same for a plan that lacks something: tells only what would be a fault if that were there.
+pub(crate) fn check_partial_plan(plan: &Plan, left_out: &dyn LeftOut) -> Vec<Fault> {
+    check_all(plan, Some(left_out))
+}
+
+fn check_all(plan: &Plan, left_out: Option<&dyn LeftOut>) -> Vec<Fault> {
+    let check = Check {
+        plan,
+        early: Early::new(&plan.nodes, Map::new(), false),
+        left_out,
+    };
     let mut faults = Vec::new();
-    let early = Early::new(&plan.nodes, Map::new(), false);
     each_spot(plan, &mut |spot| {
         each_call(spot.values, &spot.place, &mut |_, call, place| {
-            if let Err(fault) = check(call, place, spot, plan, &early) {
+            if let Err(fault) = check.call(call, place, spot) {
                 faults.push(super::engine::placed(fault, place));
             }
         });
@@ -44,77 +63,86 @@ pub fn check_shape(value: &Value, path: &str) -> Result<(), Fault> {
     })
 }
 
-fn check(call: &Call<'_>, place: &Place<'_>, spot: &Spot<'_>, plan: &Plan, early: &Early<'_>) -> Result<(), Fault> {
-    let arguments = Arguments::of(call)?;
-    match arguments {
-        Arguments::Input { name, .. } => {
-            let known = is_call(name) || name.as_str().is_some_and(|name| plan.inputs.contains_key(name));
-            if known {
-                Ok(())
-            } else {
-                Err(unknown_input(&python::text(name)))
-            }
-        }
-        Arguments::Entity { node, path } => {
-            if is_call(node) || path.iter().any(is_call) {
-                return Ok(());
-            }
-            if call.name != FunctionName::GetProperty {
-                return check_entity(call.name, node, place, spot.scope, early);
-            }
-            let site = Site {
-                scope: spot.scope,
-                context: &spot.context,
-                place,
-                depth: 0,
-                in_place: true,
-            };
-            early.probe(node, path, &site)
-        }
-        // Parts of ways are not looked at here, as in the original.
-        Arguments::EntityPaths { node, .. } if is_call(node) => Ok(()),
-        Arguments::EntityPaths { node, .. } => check_entity(call.name, node, place, spot.scope, early),
-        Arguments::Sys { entity, property } => check_system(entity, property),
-        Arguments::Items(items) => check_items(call.name, items, place, plan),
-        Arguments::Texts(items) => compute::validate_texts(call.name, items),
-        Arguments::Secret { .. } | Arguments::Capability(_) | Arguments::Label { .. } | Arguments::Consumers(_) => {
-            Ok(())
-        }
-    }
+struct Check<'p> {
+    plan: &'p Plan,
+    early: Early<'p>,
+    left_out: Option<&'p dyn LeftOut>,
 }
 
-fn check_entity(
-    function: FunctionName,
-    node: &Value,
-    place: &Place<'_>,
-    scope: Scope,
-    early: &Early<'_>,
-) -> Result<(), Fault> {
-    let name = python::text(node);
-    let refused: &[&str] = match (name.as_str(), scope) {
-        ("SELF" | "SOURCE" | "TARGET", Scope::Outputs) => &["SELF", "SOURCE", "TARGET"],
-        ("SELF" | "SOURCE" | "TARGET", Scope::Relationship) => &["SELF"],
-        ("SELF" | "SOURCE" | "TARGET", Scope::Node) => &["SOURCE", "TARGET"],
-        ("SELF" | "SOURCE" | "TARGET", Scope::Section(section)) => {
-            let message = format!("{name} means nothing in {section}");
-            return Err(Fault::new(Class::Key, message, ""));
-        }
-        ("SELF" | "SOURCE" | "TARGET", Scope::Free) => &[],
-        (other, _) => {
-            return match early.node(other) {
-                Some(_) => Ok(()),
-                None => {
-                    let message = format!("{function} function node reference '{other}' does not exist.");
-                    Err(Fault::new(Class::Key, message, ""))
+impl Check<'_> {
+    fn call(&self, call: &Call<'_>, place: &Place<'_>, spot: &Spot<'_>) -> Result<(), Fault> {
+        match Arguments::of(call)? {
+            Arguments::Input { name, .. } => self.input(name),
+            Arguments::Entity { node, path } => {
+                if is_call(node) || path.iter().any(is_call) {
+                    return Ok(());
                 }
-            };
+                if call.name != FunctionName::GetProperty {
+                    return self.entity(call.name, node, place, spot.scope);
+                }
+                if self.left_out.is_some() {
+                    // The way to a property may lead through what is left out; that the node is there can be told.
+                    return match node.as_str() {
+                        Some("SELF" | "SOURCE" | "TARGET") | None => Ok(()),
+                        Some(_) => self.entity(call.name, node, place, spot.scope),
+                    };
+                }
+                let site = Site {
+                    scope: spot.scope,
+                    context: &spot.context,
+                    place,
+                    depth: 0,
+                    in_place: true,
+                };
+                self.early.probe(node, path, &site)
+            }
+            // Parts of ways are not looked at here, as in the original.
+            Arguments::EntityPaths { node, .. } if is_call(node) => Ok(()),
+            Arguments::EntityPaths { node, .. } => self.entity(call.name, node, place, spot.scope),
+            Arguments::Sys { entity, property } => check_system(entity, property),
+            Arguments::Items(items) => check_items(call.name, items, place, self.plan),
+            Arguments::Texts(items) => compute::validate_texts(call.name, items),
+            Arguments::Secret { .. } | Arguments::Capability(_) | Arguments::Label { .. } | Arguments::Consumers(_) => {
+                Ok(())
+            }
         }
-    };
-    if refused.contains(&name.as_str()) {
-        let message = format!("{name} cannot be used with {function} function in {place}");
-        return Err(Fault::new(Class::Value, message, ""));
     }
-    Ok(())
+
+    fn input(&self, name: &Value) -> Result<(), Fault> {
+        let is_known = |name: &str| {
+            self.plan.inputs.contains_key(name) || self.left_out.is_some_and(|left_out| left_out.input(name))
+        };
+        if is_call(name) || name.as_str().is_some_and(is_known) {
+            return Ok(());
+        }
+        Err(unknown_input(&python::text(name)))
+    }
+
+    fn entity(&self, function: FunctionName, node: &Value, place: &Place<'_>, scope: Scope) -> Result<(), Fault> {
+        let name = python::text(node);
+        let refused: &[&str] = match (name.as_str(), scope) {
+            ("SELF" | "SOURCE" | "TARGET", Scope::Outputs) => &["SELF", "SOURCE", "TARGET"],
+            ("SELF" | "SOURCE" | "TARGET", Scope::Relationship) => &["SELF"],
+            ("SELF" | "SOURCE" | "TARGET", Scope::Node) => &["SOURCE", "TARGET"],
+            ("SELF" | "SOURCE" | "TARGET", Scope::Section(section)) => {
+                let message = format!("{name} means nothing in {section}");
+                return Err(Fault::new(Class::Key, message, ""));
+            }
+            ("SELF" | "SOURCE" | "TARGET", Scope::Free) => &[],
+            (other, _) => {
+                if self.early.node(other).is_some() || self.left_out.is_some_and(|left_out| left_out.node(other)) {
+                    return Ok(());
+                }
+                let message = format!("{function} function node reference '{other}' does not exist.");
+                return Err(Fault::new(Class::Key, message, ""));
+            }
+        };
+        if refused.contains(&name.as_str()) {
+            let message = format!("{name} cannot be used with {function} function in {place}");
+            return Err(Fault::new(Class::Value, message, ""));
+        }
+        Ok(())
+    }
 }
 
 fn check_system(entity: &Value, property: &Value) -> Result<(), Fault> {
