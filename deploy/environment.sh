@@ -52,14 +52,14 @@ need_cfy() {
     need_python cloudify-7.0.5 cloudify==7.0.5 cloudify-common==7.0.5 'click<8.2' 'setuptools<81'
 }
 
+# Clients of the Consul API: py-consul, and Patroni, which brings its driver of PostgreSQL; and Prometheus' own parser.
+need_consul_clients() {
+    need_python consul-clients py-consul==1.8.0 'patroni[consul,psycopg3]==4.1.5' prometheus-client==0.26.0
+}
+
 # Fuzzing needs a nightly compiler for its instrumentation.
 need_cargo_fuzz() {
     rustup toolchain list 2>/dev/null | grep -q '^nightly' || rustup toolchain install nightly --profile minimal >&2
     export PATH="$cache/tools/bin:$PATH"
     command -v cargo-fuzz >/dev/null 2>&1 || cargo install --quiet --root "$cache/tools" cargo-fuzz
-}
-
-# Clients of the Consul API: py-consul, and Patroni, which brings its driver of PostgreSQL; and Prometheus' own parser.
-need_consul_clients() {
-    need_python consul-clients py-consul==1.8.0 'patroni[consul,psycopg3]==4.1.5' prometheus-client==0.26.0
 }

@@ -2,12 +2,13 @@
 //!
 //! Each Patroni asks the node with its own number, as on machines that run both.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use conclave_localcluster::{Signal, TrackedProcess};
+use conclave_localcluster::{Signal, TrackedProcess, holder_of};
 use conclave_runtime::account::Account;
 use tokio::process::Command;
 
@@ -17,6 +18,8 @@ use crate::{TestCluster, python_program};
 pub const INSTANCES: u8 = 3;
 /// Patroni's name for the PostgreSQL cluster.
 pub const SCOPE: &str = "chaos";
+const PORT: u16 = 5432;
+const REST_PORT: u16 = 8008;
 /// A statement that takes longer is lost with its connection.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -85,7 +88,7 @@ impl PatroniCluster {
         serde_json::json!({
             "scope": SCOPE,
             "name": name(number),
-            "restapi": {"listen": listen(8008), "connect_address": listen(8008)},
+            "restapi": {"listen": listen(REST_PORT), "connect_address": listen(REST_PORT)},
             "consul": {
                 "url": consul, "cacert": ca, "token": token,
                 "register_service": true, "service_check_interval": "1s",
@@ -100,7 +103,7 @@ impl PatroniCluster {
                 "initdb": [{"encoding": "UTF8"}, "data-checksums"],
             },
             "postgresql": {
-                "listen": listen(5432), "connect_address": listen(5432),
+                "listen": listen(PORT), "connect_address": listen(PORT),
                 "data_dir": self.data(number), "bin_dir": self.programs, "pgpass": folder.join("pgpass"),
                 "authentication": {
                     "superuser": user("postgres"), "replication": user("replicator"), "rewind": user("rewinder"),
@@ -115,8 +118,14 @@ impl PatroniCluster {
     /// Starts an instance.
     ///
     /// # Panics
-    /// When Patroni cannot be started.
+    /// When Patroni cannot be started, or somebody else has its ports: it would take a stranger's PostgreSQL for its own.
     pub fn start(&mut self, number: u8) {
+        for port in [PORT, REST_PORT] {
+            let address = SocketAddr::new(address(number).parse().expect("an address"), port);
+            if let Some(holder) = holder_of(address) {
+                panic!("{address} is in use by {holder}");
+            }
+        }
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -208,7 +217,7 @@ impl PatroniCluster {
     /// The last words of each instance, for a test that fails.
     #[must_use]
     pub fn last_words(&self) -> String {
-        const SHOWN: usize = 40;
+        const SHOWN: usize = 200;
         let logs = (1..=INSTANCES).map(|number| {
             let text = std::fs::read_to_string(self.log(number)).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
@@ -256,7 +265,8 @@ pub fn name(number: u8) -> String {
 }
 
 fn address(number: u8) -> String {
-    format!("127.0.0.{}", 30 + number)
+    // Far from where clusters of ours are put, by these tests and by people.
+    format!("127.0.54.{number}")
 }
 
 /// PostgreSQL's own programs, as Debian puts them.
