@@ -30,6 +30,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// What happened on this node's watch. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Feed {
+    /// Stands in front of the ids: numbers begin anew with each process, and a reader brings those of the one before.
+    run: u32,
     remembered: Arc<Mutex<VecDeque<Arc<ClusterEvent>>>>,
     sender: broadcast::Sender<Arc<ClusterEvent>>,
     shutdown: Shutdown,
@@ -38,6 +40,7 @@ pub(crate) struct Feed {
 impl Feed {
     pub(crate) fn new(shutdown: Shutdown) -> Self {
         Self {
+            run: rand::random(),
             remembered: Arc::default(),
             sender: broadcast::Sender::new(REMEMBERED),
             shutdown,
@@ -95,9 +98,16 @@ impl Feed {
         }
     }
 
-    /// The stream of a reader that has seen everything up to `seen`; without it, of what is still to come and what is
-    /// remembered.
-    pub(crate) fn read(&self, seen: Option<u64>) -> Response {
+    /// The number in an id that this process gave.
+    fn number(&self, last_id: &str) -> Option<u64> {
+        let (run, number) = last_id.split_once('-')?;
+        (u32::from_str_radix(run, 16).ok()? == self.run).then(|| number.parse().ok())?
+    }
+
+    /// The stream of a reader that has seen everything up to the event of this id; without one, or with one of another process
+    /// of this node, of what is still to come and what is remembered.
+    pub(crate) fn read(&self, last_id: Option<&str>) -> Response {
+        let seen = last_id.and_then(|id| self.number(id));
         let (missed, receiver) = {
             let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
             let missed = remembered
@@ -106,13 +116,17 @@ impl Feed {
             (missed.cloned().collect::<Vec<_>>(), self.sender.subscribe())
         };
         let shutdown = self.shutdown.clone();
-        let live = BroadcastStream::new(receiver).map(|received| match received {
-            Ok(event) => line(&event),
+        let run = self.run;
+        let live = BroadcastStream::new(receiver).map(move |received| match received {
+            Ok(event) => line(run, &event),
             Err(BroadcastStreamRecvError::Lagged(count)) => {
                 Event::default().event("lost").data(format!("{{\"events\":{count}}}"))
             }
         });
-        let lines = stream::iter(missed).map(|event| line(&event)).chain(live).map(Ok);
+        let lines = stream::iter(missed)
+            .map(move |event| line(run, &event))
+            .chain(live)
+            .map(Ok);
         let ended = async move { shutdown.requested().await };
         Sse::new(until(lines, ended))
             .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
@@ -127,8 +141,32 @@ fn until(
     lines.take_until(ended)
 }
 
-fn line(event: &ClusterEvent) -> Event {
-    let head = Event::default().event(event.kind).id(event.number.to_string());
+fn id(run: u32, number: u64) -> String {
+    format!("{run:08x}-{number}")
+}
+
+fn line(run: u32, event: &ClusterEvent) -> Event {
+    let head = Event::default().event(event.kind).id(id(run, event.number));
     // An event is plain data and always has a form in JSON.
     head.json_data(event).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_another_process_mean_nothing() {
+        let feed = Feed::new(Shutdown::never());
+        assert_eq!(feed.number(&id(feed.run, 7)), Some(7));
+        for foreign in [
+            id(feed.run ^ 1, 7),
+            "7".into(),
+            "-7".into(),
+            String::new(),
+            format!("{:x}-", feed.run),
+        ] {
+            assert_eq!(feed.number(&foreign), None, "{foreign}");
+        }
+    }
 }

@@ -71,9 +71,7 @@ async fn cluster_nodes(State(shared): State<Shared>) -> Response {
 }
 
 async fn events(State(shared): State<Shared>, headers: HeaderMap) -> Response {
-    let seen = headers
-        .get("last-event-id")
-        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     shared.feed.read(seen)
 }
 
