@@ -66,7 +66,7 @@ mod tests {
             return check(&outcome);
         }
         let first = setting("CONCLAVE_FIRST_SEED").unwrap_or(1);
-        let seeds = setting("CONCLAVE_SEEDS").unwrap_or(100);
+        let seeds = setting("CONCLAVE_SEEDS").unwrap_or(1000);
         let workers = setting("CONCLAVE_WORKERS").unwrap_or(2);
         let began = std::time::Instant::now();
         let total: BTreeMap<&'static str, u64> = std::thread::scope(|scope| {
