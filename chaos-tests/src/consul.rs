@@ -48,6 +48,19 @@ impl ConsulClient {
         (status == 200).then(|| serde_json::from_str(&text).ok()).flatten()
     }
 
+    /// Writes a key; `None` when that failed.
+    ///
+    /// # Panics
+    /// When the key is no path.
+    pub async fn put(&self, key: &str, value: &'static str) -> Option<()> {
+        let request = Request::put(format!("{}/v1/kv/{key}", self.base))
+            .header("x-consul-token", &self.token)
+            .body(Full::from(value))
+            .expect("a key of a test is a path");
+        let answer = self.https.send(request, TIMEOUT).await.ok()?;
+        (answer.status == 200 && &*answer.body == b"true").then_some(())
+    }
+
     /// The one entry of a key.
     pub async fn entry(&self, key: &str) -> Option<Value> {
         Some(self.json(&format!("/v1/kv/{key}")).await?[0].clone())

@@ -268,6 +268,18 @@ impl DatabaseState {
         }
     }
 
+    /// The rest of the cohort is lost for ever: this node alone holds what is left of what was acknowledged. If it is not the
+    /// primary, it is promoted by the next failover, which needs no other node.
+    pub(crate) fn carry_on_alone(&mut self, me: NodeId) {
+        let Some(rule) = &mut self.rule else { return };
+        self.last_epoch += 1;
+        rule.epoch = self.last_epoch;
+        rule.cohort = BTreeSet::from([me]);
+        rule.acks = 0;
+        self.change = None;
+        self.chosen = (rule.primary != me).then_some(me);
+    }
+
     /// Applies one step.
     ///
     /// # Errors

@@ -222,6 +222,49 @@ impl ClusterState {
         Ok(Response::Done)
     }
 
+    /// What is left when the other nodes are lost for ever and `me` goes on alone: they are taken out, their tokens hold no more,
+    /// and the database's rule is that this node alone holds what was acknowledged. Whatever they alone had is given up. Not
+    /// a command: no majority is left to agree on one. `false` when this node is not in the state; nothing is changed then.
+    pub fn carry_on_alone(&mut self, me: NodeId, index: u64) -> bool {
+        if !self.nodes.contains_key(&me) {
+            return false;
+        }
+        let lost: Vec<NodeId> = self.nodes.keys().copied().filter(|id| *id != me).collect();
+        for id in lost {
+            if let Some(record) = self.nodes.remove(&id) {
+                self.directory.member_left(index, &record.name);
+            }
+        }
+        if let Some(record) = self.nodes.get_mut(&me) {
+            (record.alive, record.down_since) = (true, None);
+            self.directory.member_declared(index, &record.name, true);
+        }
+        self.tokens = OrdMap::new();
+        self.database.carry_on_alone(me);
+        true
+    }
+
+    /// What a state becomes that is brought back on a new node after all nodes were lost: that node is the only one, under a number
+    /// that was never used. The database begins anew, for its data were the lost nodes' own.
+    pub fn bring_back(
+        &mut self,
+        index: u64,
+        name: String,
+        address: String,
+        ports: NodePorts,
+        at: jiff::Timestamp,
+    ) -> NodeId {
+        let lost: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in lost {
+            if let Some(record) = self.nodes.remove(&id) {
+                self.directory.member_left(index, &record.name);
+            }
+        }
+        self.tokens = OrdMap::new();
+        self.database = DatabaseState::default();
+        self.add_node(index, name, address, ports, at)
+    }
+
     fn check_token(&self, id: &TokenId, secret_hash: &str, at: jiff::Timestamp) -> Result<(), Refusal> {
         let token = self.tokens.get(id).ok_or_else(|| Refusal::UnknownToken(id.0.clone()))?;
         if token.secret_hash != secret_hash {

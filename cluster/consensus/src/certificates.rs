@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_catalog::{ClusterState, NodeId};
-use conclave_net::{CertificateAuthority, Credentials, NodeIdentity, new_key_and_request};
+use conclave_net::{CertificateAuthority, ClusterKey, Credentials, NodeIdentity, new_key_and_request};
 use conclave_runtime::{Shutdown, clock};
 use tokio::sync::watch;
 
@@ -69,7 +69,7 @@ fn renew(identity: NodeIdentity, dir: &Path, state: &ClusterState) -> Result<(),
     let facts = state.facts().ok_or_else(|| missing("the cluster's CA"))?;
     let me = NodeId(identity.node_id);
     let node = state.nodes().get(&me).ok_or_else(|| missing("this node"))?;
-    let authority = open_authority(&identity, state)?;
+    let authority = open_authority(&identity.cluster_key, state)?;
     let (key, request) = new_key_and_request(&node.name)?;
     let certificate = authority.sign(&request, &facts.cluster_id, me.0, &node.name, &node.address)?;
     let in_use = identity.credentials.clone();
@@ -84,13 +84,13 @@ fn renew(identity: NodeIdentity, dir: &Path, state: &ClusterState) -> Result<(),
 
 /// The cluster's CA, with its key.
 pub(crate) fn open_authority(
-    identity: &NodeIdentity,
+    cluster_key: &ClusterKey,
     state: &ClusterState,
 ) -> Result<CertificateAuthority, ConsensusError> {
     let facts = state
         .facts()
         .ok_or_else(|| ConsensusError::Setup("the cluster has not been founded".into()))?;
-    let key = identity.cluster_key.open(&facts.sealed_ca_key)?;
+    let key = cluster_key.open(&facts.sealed_ca_key)?;
     let key = String::from_utf8(key).map_err(|error| ConsensusError::Setup(format!("the CA's key: {error}")))?;
     Ok(CertificateAuthority::load(&facts.ca_certificate, &key)?)
 }

@@ -161,7 +161,7 @@ fn describe(status: &tonic::Status) -> String {
     text
 }
 
-fn refuse_second_identity(data_dir: &Path) -> Result<(), ConsensusError> {
+pub(crate) fn refuse_second_identity(data_dir: &Path) -> Result<(), ConsensusError> {
     let dir = identity_dir(data_dir);
     if !NodeIdentity::exists(&dir) {
         return Ok(());

@@ -7,6 +7,7 @@
 //! Invariants: a vote or an entry is acknowledged after it is on disk; a proposal that was acknowledged survives the
 //! loss of any minority; node ids are never used twice; every message but a join comes from a proven, present member.
 
+mod backup;
 mod certificates;
 mod compaction;
 mod error;
@@ -25,6 +26,7 @@ mod packed;
 mod peers;
 mod propose_lane;
 mod raft_service;
+mod recovery;
 mod server;
 #[cfg(test)]
 mod simulation;
@@ -33,9 +35,11 @@ mod state_machine;
 mod types;
 mod wire;
 
+pub use backup::{Backup, BackupAbout, read_backup};
 pub use error::ConsensusError;
 pub use facts::{MemberFacts, RaftFacts, Role};
 pub use founding::{FoundOptions, Founded, JoinOptions, found, identity_dir, join};
 pub use group::{Profile, ReportSource, StartOptions, start};
 pub use handle::{AdminClient, Consensus, Leadership};
 pub use operator::Inspection;
+pub use recovery::{Recovered, Restored, recover_alone, restore};

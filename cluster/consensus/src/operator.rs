@@ -7,10 +7,13 @@ use conclave_catalog::database::DatabaseState;
 use conclave_catalog::{ClusterState, NodeId, NodeRecord};
 use conclave_proto::operator::operator_client::OperatorClient;
 use conclave_proto::operator::operator_server::Operator;
-use conclave_proto::operator::{InspectReply, InspectRequest, TransferLeadershipReply, TransferLeadershipRequest};
+use conclave_proto::operator::{
+    BackupRequest, InspectReply, InspectRequest, TransferLeadershipReply, TransferLeadershipRequest,
+};
 use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status};
 
+use crate::backup::{BackupSource, BackupStream};
 use crate::{AdminClient, Consensus, ConsensusError};
 
 /// Longer than an election.
@@ -70,6 +73,7 @@ impl Inspection {
 
 pub(crate) struct OperatorService {
     pub(crate) consensus: Consensus,
+    pub(crate) backups: BackupSource,
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Status {
@@ -78,6 +82,17 @@ fn unavailable(error: impl std::fmt::Display) -> Status {
 
 #[tonic::async_trait]
 impl Operator for OperatorService {
+    type BackupStream = BackupStream;
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<BackupStream>, Status> {
+        let state = self.consensus.linearizable().await.map_err(unavailable)?;
+        let facts = self.consensus.facts();
+        let part = self.backups.write(state, facts.term, facts.applied).await;
+        Ok(Response::new(
+            part.map_err(|error| Status::internal(error.to_string()))?,
+        ))
+    }
+
     async fn inspect(&self, _: Request<InspectRequest>) -> Result<Response<InspectReply>, Status> {
         let state = self.consensus.linearizable().await.map_err(unavailable)?;
         let inspection = Inspection::of(&self.consensus, &state);

@@ -24,6 +24,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tonic::{Request as Rpc, Response as Answer, Status, Streaming};
 
+use crate::backup::BackupSource;
 use crate::certificates::open_authority;
 use crate::group::ReportSource;
 use crate::member::Member;
@@ -56,6 +57,10 @@ pub(crate) struct Service {
 pub(crate) fn router(service: Service) -> axum::Router {
     let operator = OperatorServer::new(OperatorService {
         consensus: service.member.consensus.clone(),
+        backups: BackupSource {
+            identity: service.identity.clone(),
+            snapshots: service.member.snapshots.clone(),
+        },
     });
     let service = Arc::new(service);
     let raft = RaftServer::from_arc(Arc::clone(&service))
@@ -202,7 +207,7 @@ impl Service {
         let facts = state
             .facts()
             .ok_or_else(|| internal("the cluster has not been founded"))?;
-        let authority = open_authority(&self.identity, &state).map_err(internal)?;
+        let authority = open_authority(&self.identity.cluster_key, &state).map_err(internal)?;
         let certificate = authority
             .sign(
                 &request.csr,

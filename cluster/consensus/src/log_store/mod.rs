@@ -72,6 +72,16 @@ impl LogStore {
         }
     }
 
+    /// Everything that has not been purged.
+    pub(crate) fn all_entries(&self) -> Vec<Entry> {
+        self.read(|cache| cache.entries(.., usize::MAX))
+    }
+
+    /// The last vote.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.read(|cache| cache.vote)
+    }
+
     /// The end of the log.
     pub(crate) fn last_log_id(&self) -> Option<LogId> {
         self.read(Cache::last_log_id)

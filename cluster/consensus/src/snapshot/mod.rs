@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use conclave_catalog::ClusterState;
 use conclave_wal::{Disk, DiskFile};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::packed::{pack, unpack};
 use crate::types::{LogId, Snapshot, SnapshotMeta};
@@ -52,13 +54,17 @@ impl SnapshotFile {
 
     /// Reads and checks all of it.
     fn read(&self) -> io::Result<(SnapshotMeta, ClusterState)> {
-        let (mut reader, description) = BlockReader::open(&*self.file)?;
-        let meta = unpack(&description)?;
-        let state =
-            rmp_serde::from_read(&mut reader).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        reader.finish()?;
-        Ok((meta, state))
+        read(&*self.file)
     }
+}
+
+/// Reads and checks a whole file: what it says of itself, and the state.
+pub(crate) fn read<D: DeserializeOwned>(file: &dyn DiskFile) -> io::Result<(D, ClusterState)> {
+    let (mut reader, description) = BlockReader::open(file)?;
+    let about = unpack(&description)?;
+    let state = rmp_serde::from_read(&mut reader).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    reader.finish()?;
+    Ok((about, state))
 }
 
 /// The folder of the snapshots. Clones are the same folder.
@@ -137,25 +143,31 @@ impl SnapshotStore {
 
     /// Writes a state down and makes it the current snapshot, unless a later one has become that meanwhile.
     pub(crate) fn build(&self, meta: &SnapshotMeta, state: &ClusterState) -> io::Result<Snapshot> {
-        let (path, file) = self.new_part()?;
+        let mut part = self.write(meta, state)?;
+        let snapshot = Snapshot {
+            meta: meta.clone(),
+            snapshot: SnapshotFile {
+                file: Arc::clone(&part.file),
+                bytes: part.bytes,
+                part: part.path.take(),
+                state: None,
+            },
+        };
+        self.adopt(snapshot)
+    }
+
+    /// Writes a state down beside the current snapshot: for somebody else, unless it is adopted.
+    pub(crate) fn write(&self, about: &impl Serialize, state: &ClusterState) -> io::Result<Receiving> {
+        let mut part = self.receive()?;
         let mut pause = || {
             if self.paced {
                 std::thread::sleep(PAUSE);
             }
         };
-        let mut writer = BlockWriter::new(&*file, &pack(meta)?, &mut pause)?;
+        let mut writer = BlockWriter::new(&*part.file, &pack(about)?, &mut pause)?;
         rmp_serde::encode::write_named(&mut writer, state).map_err(io::Error::other)?;
-        let bytes = writer.finish()?;
-        let snapshot = Snapshot {
-            meta: meta.clone(),
-            snapshot: SnapshotFile {
-                file,
-                bytes,
-                part: Some(path),
-                state: None,
-            },
-        };
-        self.adopt(snapshot)
+        part.bytes = writer.finish()?;
+        Ok(part)
     }
 
     /// Makes a snapshot the current one. An older one than that is left out: its file is removed, and it stays readable.
@@ -217,7 +229,7 @@ impl SnapshotStore {
     }
 }
 
-/// A snapshot on its way in. Dropped before it is whole, it leaves nothing behind.
+/// A snapshot that is not the current one: on its way in, or for somebody else. Dropped, it leaves nothing behind.
 pub(crate) struct Receiving {
     store: SnapshotStore,
     path: Option<PathBuf>,
@@ -231,6 +243,14 @@ impl Receiving {
         self.file.write_at(self.bytes, piece)?;
         self.bytes += piece.len() as u64;
         Ok(())
+    }
+
+    /// Reads a piece of what is there; an empty one at the end.
+    pub(crate) fn piece(&self, offset: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
+        let mut piece = vec![0; bytes_max];
+        let read = self.file.read_at(offset, &mut piece)?;
+        piece.truncate(read);
+        Ok(piece)
     }
 
     /// Bytes taken so far.

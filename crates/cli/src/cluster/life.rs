@@ -14,7 +14,7 @@ use super::{Node, active};
 const ADMIN_PASSWORD_LENGTH: usize = 20;
 
 /// PostgreSQL's account has to pass through to its own folder.
-fn open_data_dir(path: &Path) -> Result<()> {
+pub(super) fn open_data_dir(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
     let open = std::fs::Permissions::from_mode(0o755);

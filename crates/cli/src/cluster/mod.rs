@@ -6,6 +6,7 @@
 
 mod active;
 mod life;
+mod rescue;
 mod show;
 mod tokens;
 mod watch;
@@ -61,6 +62,28 @@ pub(crate) enum ClusterCommand {
     Nodes(Node),
     /// Show the cluster's health as this node sees it.
     Status(Node),
+    /// Write the replicated state to a file: membership, settings, keys, manifest. Not the database, not the files' contents.
+    Backup {
+        #[command(flatten)]
+        node: Node,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Bring a cluster whose nodes are all lost back on this node, from a backup.
+    Restore {
+        #[command(flatten)]
+        node: Node,
+        /// The backup.
+        file: PathBuf,
+    },
+    /// Make this node, which must be stopped, a cluster of its own. For the case that a majority is lost for ever.
+    Recover {
+        #[command(flatten)]
+        node: Node,
+        /// Says that this is so, and that the lost nodes will never start again.
+        #[arg(long)]
+        i_have_lost_the_majority: bool,
+    },
     /// Show what happens in the cluster as it happens, until interrupted.
     Watch(Node),
 }
@@ -130,6 +153,12 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<ExitCode> {
         ClusterCommand::JoinToken(TokenCommand::Revoke { node, id }) => tokens::revoke(&node, id).await?,
         ClusterCommand::Certificates(CertificateCommand::Rotate(node)) => life::rotate(&node).await?,
         ClusterCommand::Nodes(node) => show::nodes(&node).await?,
+        ClusterCommand::Backup { node, file } => rescue::backup(&node, &file).await?,
+        ClusterCommand::Restore { node, file } => rescue::restore(&node, &file).await?,
+        ClusterCommand::Recover {
+            node,
+            i_have_lost_the_majority,
+        } => rescue::recover(&node, i_have_lost_the_majority).await?,
         ClusterCommand::Watch(node) => watch::watch(&node).await?,
         ClusterCommand::Status(node) => return show::status(&node).await,
     }
