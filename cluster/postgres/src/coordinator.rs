@@ -217,11 +217,13 @@ fn claim(view: &View<'_>, kind: ChangeKind) -> Vec<Action> {
     })]
 }
 
-/// A cohort of one has nobody to fail over to: its driver restarts it in place. A larger one needs a majority that can
-/// pledge, or the claim would only stop a primary that may still serve.
+/// A primary alone has nobody to fail over to: its driver restarts it in place. Otherwise a majority has to be able to pledge, or
+/// the claim would only stop a primary that may still serve. (A cohort of one without the primary is what recovering from a
+/// lost majority leaves: the standby that goes on alone.)
 fn claim_failover(view: &View<'_>, rule: &Rule) -> Vec<Action> {
     let able = rule.cohort.iter().filter(|id| can_be_recruited(view, **id)).count();
-    if rule.cohort.len() < 2 || able < rule.majority() {
+    let is_alone = rule.cohort.iter().all(|id| *id == rule.primary);
+    if is_alone || able < rule.majority() {
         return Vec::new();
     }
     claim(view, ChangeKind::Failover)
