@@ -11,6 +11,7 @@ const LINES_MAX: usize = 800;
 
 /// A package may use what is on a lower level. The levels are explained in docs/architecture.md.
 const LEVELS: &[(&str, u8)] = &[
+    ("base2histogram", 0),
     ("types", 0),
     ("proto", 0),
     ("runtime", 1),
