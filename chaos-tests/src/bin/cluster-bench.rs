@@ -1,14 +1,15 @@
-//! Measures a three-node cluster on this machine: start, install, memory, and what a client sees of a lost leader.
+//! Measures a three-node cluster on this machine: start, install, memory and CPU at rest, and what a client sees of a lost leader.
 //!
 //! Prints a table for people on standard error and one JSON object on standard output. Times are seconds.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::Parser;
-use conclave_localcluster::{LocalCluster, Progress, RestClient, Spec};
+use conclave_localcluster::{FIRST_ADDRESS, LocalCluster, Progress, RestClient, Spec};
 use serde_json::{Value, json};
 
 const NODES: u8 = 3;
@@ -18,6 +19,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 const HEALTHY_DEADLINE: Duration = Duration::from_secs(180);
 /// What a manager holds is read when start-up is over and nobody asks for anything.
 const IDLE: Duration = Duration::from_secs(15);
+/// Over how long the CPU time of managers at rest is taken.
+const IDLE_CPU: Duration = Duration::from_secs(60);
+/// Linux tells programs CPU times in these, whatever the kernel counts in.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What is measured, and how often.
 #[derive(Parser)]
@@ -28,6 +33,9 @@ struct Arguments {
     /// The folder of the example blueprint.
     #[arg(long)]
     example: PathBuf,
+    /// The loopback address of node1; the others' follow it.
+    #[arg(long, default_value_t = FIRST_ADDRESS)]
+    first_address: Ipv4Addr,
     /// How often a cluster is started.
     #[arg(long, default_value_t = 5)]
     starts: usize,
@@ -119,7 +127,7 @@ async fn measure(spec: &Spec, arguments: &Arguments) -> Result<Value> {
             LocalCluster::load(&spec.dir)?.down(true, &Silent).await?;
         }
         let started = Instant::now();
-        let cluster = LocalCluster::up(spec, &Silent).await?;
+        let cluster = LocalCluster::up_at(spec, arguments.first_address, &Silent).await?;
         first_write(&cluster.client(1)?).await?;
         writes.add(started.elapsed());
         cluster.wait_healthy(1, HEALTHY_DEADLINE).await?;
@@ -133,6 +141,8 @@ async fn measure(spec: &Spec, arguments: &Arguments) -> Result<Value> {
         .map(|number| resident_mib(&cluster, number))
         .collect::<Result<Vec<_>>>()?;
     eprintln!("| resident memory of an idle manager (MiB) | {memory:?} | | | |");
+    let cpu = idle_cpu(&cluster).await?;
+    eprintln!("| CPU of an idle manager (% of a core) | {cpu:?} | | | |");
     let installs = installs(&cluster, &arguments.example, arguments.installs).await?;
     installs.show("install of hello-world (s)");
     let failovers = failovers(&cluster, arguments.failovers).await?;
@@ -147,7 +157,7 @@ async fn measure(spec: &Spec, arguments: &Arguments) -> Result<Value> {
     eprintln!("| lost nodes that also led the Raft group | {} | | | |", failovers.led);
     Ok(json!({
         "start_until_write_s": writes.json(), "start_until_healthy_s": healthy.json(), "idle_manager_mib": memory,
-        "install_s": installs.json(), "write_gap_s": failovers.gap.json(), "back_until_healthy_s": failovers.back.json(),
+        "idle_manager_cpu_percent": cpu, "install_s": installs.json(), "write_gap_s": failovers.gap.json(), "back_until_healthy_s": failovers.back.json(),
         "lost_node_led": failovers.led, "acknowledged": failovers.acknowledged, "lost": failovers.lost,
     }))
 }
@@ -176,6 +186,35 @@ fn resident_mib(cluster: &LocalCluster, number: u8) -> Result<f64> {
         .context("VmRSS")?
         .parse()?;
     Ok((kib / 1024.0 * 10.0).round() / 10.0)
+}
+
+/// What each manager takes of one core while nobody asks for anything.
+async fn idle_cpu(cluster: &LocalCluster) -> Result<Vec<f64>> {
+    let times = || {
+        (1..=NODES)
+            .map(|number| cpu_time(cluster, number))
+            .collect::<Result<Vec<_>>>()
+    };
+    let (before, started) = (times()?, Instant::now());
+    tokio::time::sleep(IDLE_CPU).await;
+    let (after, passed) = (times()?, started.elapsed().as_secs_f64());
+    let percent = |(after, before): (f64, f64)| ((after - before) / passed * 10_000.0).round() / 100.0;
+    Ok(after.into_iter().zip(before).map(percent).collect())
+}
+
+/// User and system time since the manager's start, in seconds.
+fn cpu_time(cluster: &LocalCluster, number: u8) -> Result<f64> {
+    let manager = cluster.manager(number).context("the manager runs")?;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", manager.pid))?;
+    // The name in brackets may hold anything, so fields count from its closing bracket.
+    let (_, fields) = stat.rsplit_once(')').context("the name")?;
+    let ticks: Vec<f64> = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
 }
 
 async fn installs(cluster: &LocalCluster, example: &Path, count: usize) -> Result<Sample> {
