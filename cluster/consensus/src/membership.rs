@@ -98,22 +98,27 @@ impl Reconciler {
     }
 
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
-        let mut state = self.consensus.state();
+        let (mut leadership, mut state) = (self.consensus.leadership(), self.consensus.state());
         while !shutdown.is_requested() {
-            if self.consensus.leadership().borrow().is_leader {
+            let leads = leadership.borrow_and_update().is_leader;
+            let pause = if leads {
                 self.leading_since.get_or_insert_with(Instant::now);
                 self.declare().await;
                 self.step().await;
+                PERIOD
             } else {
                 self.leading_since = None;
-            }
+                // Only a leader has something to do.
+                Duration::MAX
+            };
             // Under load the state changes a thousand times a second.
             tokio::time::sleep(REST).await;
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return,
+                changed = leadership.changed() => if changed.is_err() { return },
                 changed = state.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(PERIOD) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

@@ -43,14 +43,15 @@ impl Shell {
             let leads = leadership.borrow_and_update().is_leader;
             state.mark_unchanged();
             let founded = state.borrow().facts().is_some();
-            let mut pause = PERIOD;
-            if leads && founded {
+            let pause = if leads && founded {
                 self.observe().await;
-                pause = self.act().await;
+                self.act().await
             } else {
                 // What was seen in an earlier time of leading proves nothing now.
                 self.tracking = Tracking::default();
-            }
+                // Only what is watched below can give it something to do.
+                Duration::MAX
+            };
             tokio::select! {
                 () = shutdown.requested() => return,
                 changed = leadership.changed() => if changed.is_err() { return },

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use conclave_catalog::database::Lsn;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 
 use super::layout::{COPY_PORT, LOCAL_PORT, Layout};
 use crate::DatabaseError;
@@ -36,6 +37,8 @@ pub(crate) struct Facts {
 /// A connection to the local server.
 pub(crate) struct Session {
     client: Client,
+    /// Asked ten times a second: parsed and planned once a connection.
+    observe: OnceCell<Statement>,
 }
 
 /// A standby's timeline is the highest of which it holds log: what it receives now, else what lies in its folder. The control
@@ -104,7 +107,11 @@ impl Session {
                 tracing::debug!(%error, "the connection to the server was lost");
             }
         };
-        Ok((Self { client }, ended))
+        let session = Self {
+            client,
+            observe: OnceCell::new(),
+        };
+        Ok((session, ended))
     }
 
     /// Whether this is a primary; its control file knows the timeline that it is on from then on.
@@ -124,8 +131,13 @@ impl Session {
         Ok(!in_recovery)
     }
 
+    async fn observe(&self) -> Result<Row, tokio_postgres::Error> {
+        let statement = self.observe.get_or_try_init(|| self.client.prepare(OBSERVE)).await?;
+        self.client.query_one(statement, &[]).await
+    }
+
     pub(crate) async fn facts(&self) -> Result<Facts, DatabaseError> {
-        let row = tokio::time::timeout(OBSERVE_TIMEOUT, self.client.query_one(OBSERVE, &[]))
+        let row = tokio::time::timeout(OBSERVE_TIMEOUT, self.observe())
             .await
             .map_err(|_| DatabaseError::Timeout("observing the local server"))?
             .map_err(DatabaseError::query("observe"))?;
