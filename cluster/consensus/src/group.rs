@@ -12,7 +12,7 @@ use crate::certificates::Renewal;
 use crate::compaction::{KEPT_ENTRIES, Policy};
 use crate::log_store::LogStore;
 use crate::member::{self, Member, Parts, Storage};
-use crate::network::Channels;
+use crate::network::{Channels, Links};
 use crate::offload::Offload;
 use crate::peers::Remote;
 use crate::server::{MembersOnly, Service, members_only, router};
@@ -52,13 +52,17 @@ pub struct StartOptions {
 /// When the files cannot be read or Raft does not start.
 pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, Routes), ConsensusError> {
     let channels = Channels::new(PeerConnector::new(&options.identity)?);
+    let storage = open_storage(options.data_dir.join("raft")).await?;
     let member = member::start(
         Parts {
             node_id: options.identity.node_id,
             config: config(options.profile, &options.identity.cluster_id)?,
-            network: channels.clone(),
+            network: Links {
+                channels: channels.clone(),
+                log: storage.log.clone(),
+            },
             peers: Arc::new(Remote::new(channels, tasks)),
-            storage: open_storage(options.data_dir.join("raft")).await?,
+            storage,
             offload: Offload::Threads,
             policy: Policy::default(),
             stamps: Arc::new(|| (RequestId(uuid::Uuid::now_v7()), clock::now())),

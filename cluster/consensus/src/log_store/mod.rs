@@ -87,6 +87,12 @@ impl LogStore {
         self.read(Cache::last_log_id)
     }
 
+    /// Whether the entry after `previous` is gone.
+    pub(crate) fn has_purged_after(&self, previous: Option<LogId>) -> bool {
+        let next = previous.map_or(0, |previous| previous.index + 1);
+        self.read(|cache| cache.purged.is_some_and(|purged| purged.index >= next))
+    }
+
     fn read<T>(&self, look: impl FnOnce(&Cache) -> T) -> T {
         look(&self.cache.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -123,7 +129,7 @@ impl RaftLogReader<Group> for LogStore {
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
         // A replication that was under way when the log was purged still asks for what is gone. openraft sends what it gets
         // as the successors of `start - 1`: later entries would leave a hole in the member's log. Nothing makes it a
-        // heartbeat, and the next round finds that a snapshot is needed.
+        // heartbeat, and `network::purged` ends what would send one after the other. An error would end Raft.
         Ok(self.read(|cache| {
             if start < cache.first() {
                 Vec::new()

@@ -15,6 +15,7 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
+use super::purged::Stuck;
 use super::unreachable;
 use crate::types::Group;
 use crate::wire::{append_out, result_in};
@@ -30,6 +31,7 @@ type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<Group>, RPCError<Grou
 pub(super) async fn stream<'s, S>(
     mut client: RaftClient<Channel>,
     input: S,
+    stuck: Stuck,
     _: RPCOption,
 ) -> Result<Answers<'s>, RPCError<Group>>
 where
@@ -64,6 +66,7 @@ where
         answers,
         sent,
         answered: 0,
+        stuck,
         _open: open,
     });
     Ok(Box::pin(futures::stream::unfold(state, |state| async {
@@ -82,6 +85,7 @@ struct Progress {
     answers: tonic::Streaming<conclave_proto::consensus::AppendResponse>,
     sent: Arc<AtomicU64>,
     answered: u64,
+    stuck: Stuck,
     /// Ends the requests when it is dropped.
     _open: oneshot::Sender<()>,
 }
@@ -101,7 +105,7 @@ impl Progress {
                 continue;
             };
             let Some(answer) = answer.map_err(|status| unreachable(status.message()))? else {
-                return Ok(None);
+                return self.stuck.check().map(|()| None);
             };
             self.answered += 1;
             return result_in(answer).map(Some).map_err(unreachable);

@@ -4,6 +4,7 @@
 //! a stream of frames ([`snapshot`]).
 
 mod append;
+pub(crate) mod purged;
 mod snapshot;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 
+use crate::log_store::LogStore;
 use crate::packed::{pack, unpack};
 use crate::snapshot::SnapshotFile;
 use crate::types::{Group, Snapshot, Vote};
@@ -82,7 +84,14 @@ impl Channels {
     }
 }
 
-impl RaftNetworkFactory<Group> for Channels {
+/// Raft's way to the other members.
+pub(crate) struct Links {
+    pub(crate) channels: Channels,
+    /// What is sent comes from here.
+    pub(crate) log: LogStore,
+}
+
+impl RaftNetworkFactory<Group> for Links {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Link {
@@ -98,21 +107,28 @@ impl RaftNetworkFactory<Group> for Channels {
     }
 }
 
-impl Channels {
+impl Links {
     fn link(&self, target: u64, node: &BasicNode, lane: Lane) -> Link {
-        let channel = self.get(target, &node.addr, lane).map_err(|error| error.to_string());
+        let channel = self
+            .channels
+            .get(target, &node.addr, lane)
+            .map_err(|error| error.to_string());
         let client = channel.map(|channel| {
             RaftClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         });
-        Link { client }
+        Link {
+            client,
+            log: self.log.clone(),
+        }
     }
 }
 
 /// One lane to one member.
 pub(crate) struct Link {
     client: Result<RaftClient<Channel>, String>,
+    log: LogStore,
 }
 
 fn unreachable(why: impl ToString) -> Unreachable<Group> {
@@ -177,7 +193,9 @@ impl RaftNetworkV2<Group> for Link {
         S: Stream<Item = AppendEntriesRequest<Group>> + OptionalSend + Unpin + 'static,
     {
         let client = self.client().cloned();
-        Box::pin(async move { append::stream(client?, input, option).await })
+        let log = self.log.clone();
+        let (input, stuck) = purged::until_stuck(input, move |previous| log.has_purged_after(previous));
+        Box::pin(async move { append::stream(client?, input, stuck, option).await })
     }
 
     async fn vote(

@@ -27,6 +27,7 @@ pub(crate) use world::{applied, count};
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::panic;
 
     use super::scenario::{Outcome, run_seed};
 
@@ -58,9 +59,64 @@ mod tests {
         "write of unknown outcome",
     ];
 
+    /// What came of many runs.
+    #[derive(Default)]
+    struct Tally {
+        counters: BTreeMap<&'static str, u64>,
+        failed: BTreeMap<u64, Vec<String>>,
+    }
+
+    impl Tally {
+        fn add(&mut self, other: Self) {
+            for (name, count) in other.counters {
+                *self.counters.entry(name).or_insert(0) += count;
+            }
+            self.failed.extend(other.failed);
+        }
+    }
+
+    /// A worker says after so many seeds how far it is.
+    const PROGRESS: usize = 1000;
+
+    /// Goes on after a seed that fails: a long run is to find all that there is.
+    fn run_share(seeds: impl Iterator<Item = u64>) -> Tally {
+        let mut tally = Tally::default();
+        for (done, seed) in seeds.enumerate() {
+            if done > 0 && done % PROGRESS == 0 {
+                eprintln!("{done} seeds of this worker's are done, up to {seed}");
+            }
+            let outcome = panic::catch_unwind(|| run_seed(seed, false)).unwrap_or_else(|_| Outcome {
+                seed,
+                violations: vec!["panicked".into()],
+                counters: BTreeMap::new(),
+                trace: 0,
+            });
+            let mut failed = BTreeMap::new();
+            if !outcome.violations.is_empty() {
+                eprintln!("seed {seed} fails: {:?}", outcome.violations);
+                failed.insert(seed, outcome.violations);
+            }
+            tally.add(Tally {
+                counters: outcome.counters,
+                failed,
+            });
+        }
+        tally
+    }
+
+    /// The replayed seed's events, openraft's among them, as `RUST_LOG` asks for.
+    fn tell_events() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _set_before = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .try_init();
+    }
+
     #[test]
     fn seeds_hold() {
         if let Some(seed) = setting("CONCLAVE_SEED") {
+            tell_events();
             let outcome = run_seed(seed, true);
             eprintln!("{:#?}", outcome.counters);
             return check(&outcome);
@@ -69,31 +125,31 @@ mod tests {
         let seeds = setting("CONCLAVE_SEEDS").unwrap_or(1000);
         let workers = setting("CONCLAVE_WORKERS").unwrap_or(2);
         let began = std::time::Instant::now();
-        let total: BTreeMap<&'static str, u64> = std::thread::scope(|scope| {
+        let mut tally = Tally::default();
+        std::thread::scope(|scope| {
             let running: Vec<_> = (0..workers)
                 .map(|worker| {
-                    scope.spawn(move || {
-                        let mut counters = BTreeMap::new();
-                        for seed in (first..first + seeds).filter(|seed| seed % workers == worker) {
-                            let outcome = run_seed(seed, false);
-                            check(&outcome);
-                            for (name, count) in outcome.counters {
-                                *counters.entry(name).or_insert(0) += count;
-                            }
-                        }
-                        counters
-                    })
+                    scope.spawn(move || run_share((first..first + seeds).filter(|seed| seed % workers == worker)))
                 })
                 .collect();
-            let mut total = BTreeMap::new();
             for worker in running {
-                for (name, count) in worker.join().expect("a seed fails; its number is above") {
-                    *total.entry(name).or_insert(0) += count;
-                }
+                tally.add(worker.join().expect("a worker ends"));
             }
-            total
         });
-        eprintln!("{seeds} seeds in {:.1} s: {total:#?}", began.elapsed().as_secs_f64());
+        let Tally {
+            counters: total,
+            failed,
+        } = tally;
+        let took = began.elapsed().as_secs_f64();
+        eprintln!(
+            "{seeds} seeds in {took:.1} s, {:.0} a second: {total:#?}",
+            f64::from(u32::try_from(seeds).unwrap_or(u32::MAX)) / took
+        );
+        assert!(
+            failed.is_empty(),
+            "{} of {seeds} seeds fail: {failed:#?}\nreplay one with CONCLAVE_SEED",
+            failed.len()
+        );
         if seeds >= 100 {
             for name in SOMETIMES {
                 assert!(total.contains_key(name), "in no run: {name}");

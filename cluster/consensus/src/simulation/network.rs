@@ -19,7 +19,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::world::{Origin, World, below, chance, count, millis, trace};
+use crate::log_store::LogStore;
 use crate::member::Member;
+use crate::network::purged::until_stuck;
 use crate::packed::Packed;
 use crate::peers::{NoAnswer, Peer, Peers};
 use crate::server::Forwarded;
@@ -86,6 +88,7 @@ impl World {
 pub(super) struct SimNetwork {
     pub(super) world: World,
     pub(super) me: Origin,
+    pub(super) log: LogStore,
 }
 
 impl RaftNetworkFactory<Group> for SimNetwork {
@@ -111,7 +114,7 @@ impl SimLink {
         F: Fn(Member) -> Fut,
         Fut: Future<Output = Result<T, NoAnswer>> + Send + 'static,
     {
-        let SimNetwork { world, me } = &self.network;
+        let SimNetwork { world, me, .. } = &self.network;
         let answer = tokio::time::timeout(option.hard_ttl(), world.call(*me, self.target, kind, work)).await;
         Ok(answer
             .map_err(|_| unreachable("no answer in time"))?
@@ -153,6 +156,8 @@ impl RaftNetworkV2<Group> for SimLink {
         S: Stream<Item = AppendEntriesRequest<Group>> + OptionalSend + Unpin + 'static,
     {
         let (world, me, to) = (self.network.world.clone(), self.network.me, self.target);
+        let log = self.network.log.clone();
+        let (input, stuck) = until_stuck(input, move |previous| log.has_purged_after(previous));
         Box::pin(async move {
             let opening = tokio::time::timeout(CALL, world.hop(me, to, "open")).await;
             opening.map_err(|_| unreachable("not opened"))?.map_err(unreachable)?;
@@ -178,7 +183,7 @@ impl RaftNetworkV2<Group> for SimLink {
             let state = Some((answers, 0_u64, open));
             let heard = member.heard.clone();
             let stream = futures::stream::unfold(state, move |state| {
-                let (world, sent, heard) = (world.clone(), Arc::clone(&sent), heard.clone());
+                let (world, sent, heard, stuck) = (world.clone(), Arc::clone(&sent), heard.clone(), stuck.clone());
                 async move {
                     let (mut answers, answered, open) = state?;
                     let answer = loop {
@@ -205,7 +210,13 @@ impl RaftNetworkV2<Group> for SimLink {
                             Some((Ok(result), good.then_some((answers, answered + 1, open))))
                         }
                         Ok(Some(Err(fatal))) => Some((Err(unreachable(fatal).into()), None)),
-                        Ok(None) => None,
+                        Ok(None) => match stuck.check() {
+                            Ok(()) => None,
+                            Err(error) => {
+                                count("append stream stuck");
+                                Some((Err(error.into()), None))
+                            }
+                        },
                         Err(why) => Some((Err(unreachable(why).into()), None)),
                     }
                 }
@@ -260,7 +271,7 @@ impl RaftNetworkV2<Group> for SimLink {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<Group>, StreamingError<Group>> {
-        let SimNetwork { world, me } = self.network.clone();
+        let SimNetwork { world, me, .. } = self.network.clone();
         let to = self.target;
         let sending = async move {
             world.hop(me, to, "snapshot").await?;

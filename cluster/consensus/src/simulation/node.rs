@@ -48,6 +48,7 @@ pub(super) async fn start(world: &World, node: u64) {
     let network = SimNetwork {
         world: world.clone(),
         me,
+        log: log.clone(),
     };
     let clock = world.clone();
     let parts = Parts {

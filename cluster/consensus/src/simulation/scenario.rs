@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use conclave_catalog::{ClusterState, Command, JoinToken, NodeId, NodePorts, Proposal, Response, TokenId};
 use openraft::BasicNode;
+use openraft::async_runtime::WatchReceiver;
 use serde_json::Value;
 
 use super::history::{Action, OPERATIONS_MAX, Operation, is_linearizable};
@@ -412,6 +413,14 @@ async fn converge(world: &World, book: &Book) {
     let end = world.elapsed() + HEALING_LIMIT;
     loop {
         if world.elapsed() > end {
+            for (node, member) in world.members() {
+                world.say(|| {
+                    format!(
+                        "node {node} stands at {}",
+                        member.raft.metrics().borrow_watched().clone()
+                    )
+                });
+            }
             return violation(format!("no agreement within {} s of healing", HEALING_LIMIT.as_secs()));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
