@@ -1,6 +1,6 @@
 //! Measures the Raft group on three processes of this machine, beside three etcd members in the same run.
 //!
-//! `deploy/bench-consensus` builds and runs it. Every node is a process of its own with its own folder on the same disk; all
+//! `deploy/bench consensus` builds and runs it. Every node is a process of its own with its own folder on the same disk; all
 //! sync their logs; all traffic is TLS in which both sides prove who they are. The clients of both systems are this program,
 //! over gRPC with the same TLS, the same number of connections and the same values.
 
