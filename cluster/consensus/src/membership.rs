@@ -45,6 +45,8 @@ struct Observed {
     voters: BTreeSet<u64>,
     /// Raft's members that do not vote.
     learners: BTreeSet<u64>,
+    /// A change of voters has begun and not ended: it may have been interrupted between its two steps.
+    joint: bool,
     /// Members whose log is close to the leader's, and that answer.
     caught_up: BTreeSet<u64>,
     leader: u64,
@@ -79,7 +81,7 @@ fn plan(seen: &Observed) -> Option<Step> {
         wanted.remove(extra);
     }
     let wanted: BTreeSet<u64> = wanted.into_iter().collect();
-    if wanted != seen.voters && !wanted.is_empty() {
+    if (seen.joint || wanted != seen.voters) && !wanted.is_empty() {
         return Some(Step::SetVoters(wanted));
     }
     let gone: BTreeSet<u64> = seen.learners.difference(&seen.present).copied().collect();
@@ -185,6 +187,7 @@ impl Reconciler {
             told: self.leaving.iter().filter(told).map(|(id, _)| *id).collect(),
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
+            joint: membership.get_joint_config().len() > 1,
             caught_up: replication
                 .into_iter()
                 .filter(|(_, matched)| near(matched.as_ref().map(|log_id| log_id.index)))
@@ -223,6 +226,7 @@ mod tests {
             present: set(present),
             voters: set(voters),
             learners: set(learners),
+            joint: false,
             caught_up: set(caught_up),
             leader: 1,
             told: set(&[3]),
@@ -260,6 +264,15 @@ mod tests {
             ..seen(&[1, 2], &[1], &[2, 3], &[2])
         };
         assert_eq!(plan(&untold), None, "it is to hear of it first");
+    }
+
+    #[test]
+    fn an_interrupted_change_is_ended() {
+        let interrupted = Observed {
+            joint: true,
+            ..seen(&[1, 2, 3], &[1, 2, 3], &[], &[2, 3])
+        };
+        assert_eq!(plan(&interrupted), voters(&[1, 2, 3]));
     }
 
     #[test]

@@ -112,3 +112,61 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, Bytes};
+    use axum::extract::Request;
+    use axum::response::Response;
+    use axum::routing::post;
+    use futures::stream;
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+
+    use super::*;
+    use crate::types::Vote;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    /// A member that takes appends and answers none.
+    #[allow(clippy::disallowed_methods, reason = "the server ends with the test's runtime")]
+    async fn silent_member() -> RaftClient<Channel> {
+        let silence = |request: Request| async move {
+            let taken = request.into_body().into_data_stream().map(|_| None::<Bytes>);
+            let answers = taken
+                .chain(stream::pending())
+                .filter_map(std::future::ready)
+                .map(Ok::<_, std::io::Error>);
+            Response::builder()
+                .header("content-type", "application/grpc")
+                .body(Body::from_stream(answers))
+                .unwrap()
+        };
+        let routes = axum::Router::new().route("/conclave.consensus.v1.Raft/AppendStream", post(silence));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tonic::transport::Server::builder().add_routes(routes.into());
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        RaftClient::connect(format!("http://{address}")).await.unwrap()
+    }
+
+    /// openraft's requests hold a lock that its next stream needs: they must go when nobody waits for answers any more.
+    #[tokio::test]
+    async fn the_requests_end_when_the_answers_are_given_up() {
+        let append = AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: None,
+            leader_commit: None,
+            entries: Vec::new(),
+        };
+        let (held, released) = oneshot::channel::<()>();
+        let requests = stream::iter([append]).chain(stream::pending()).inspect(move |_| {
+            let _as_long_as_the_stream = &held;
+        });
+        let option = RPCOption::new(Duration::from_millis(75));
+        let answers = super::stream(silent_member().await, requests, Stuck::default(), option);
+        drop(answers.await.unwrap());
+        let outcome = tokio::time::timeout(DEADLINE, released).await;
+        assert!(outcome.expect("the requests are dropped").is_err());
+    }
+}
