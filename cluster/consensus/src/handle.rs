@@ -178,10 +178,11 @@ impl Consensus {
     /// [`ConsensusError::Unavailable`] without a majority.
     pub async fn linearizable(&self) -> Result<Arc<ClusterState>, ConsensusError> {
         let unavailable = |why: String| ConsensusError::Unavailable(why);
-        let leader = self
-            .leadership
-            .borrow()
-            .leader
+        // The condensed view follows Raft's own a moment later: whoever has just proposed knows the leader already.
+        let published = self.leadership.borrow().leader;
+        let heard = self.raft.server_metrics().borrow_watched().current_leader;
+        let leader = published
+            .or(heard.map(NodeId))
             .ok_or_else(|| unavailable("no leader is known".into()))?;
         let index = if leader == self.me {
             let reading = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
