@@ -2,7 +2,7 @@
 
 use jiff::civil::Date;
 
-use crate::build::{Settings, Today, build};
+use crate::build::{Settings, Today, build, check_shapes};
 use crate::diagnostic::{Diagnostic, Diagnostics, Report};
 use crate::document::{Budget, Loaded, Loader};
 use crate::plan::Plan;
@@ -99,7 +99,7 @@ fn read(main: &str, resolver: &dyn Resolver, options: &Options) -> (Result<Plan,
         check_imported: &check_imported,
     }
     .load(&location);
-    let Some(loaded) = loaded.filter(|loaded| !loaded.is_partial) else {
+    let Some(loaded) = loaded else {
         return (Err(report.finish()), None, report);
     };
     let settings = Settings {
@@ -108,6 +108,10 @@ fn read(main: &str, resolver: &dyn Resolver, options: &Options) -> (Result<Plan,
         checks_calls: true,
         today: today.clone(),
     };
+    if loaded.is_partial {
+        check_shapes(&loaded, &settings, &mut report);
+        return (Err(report.finish()), Some(loaded), report);
+    }
     let plan = build(&loaded, &settings, &mut report);
     let result = if report.is_clean() {
         Ok(plan)
@@ -115,4 +119,21 @@ fn read(main: &str, resolver: &dyn Resolver, options: &Options) -> (Result<Plan,
         Err(report.finish())
     };
     (result, Some(loaded), report)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{FolderResolver, parse};
+
+    #[test]
+    fn an_import_that_is_missing_hides_no_fault_of_shape() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "tosca_definitions_version: cloudify_dsl_1_3\nimports: [missing.yaml]\ninputs: 3\n\
+                    node_templates:\n  a: {type: of.the.missing.File, propertys: {}}\n";
+        std::fs::write(folder.path().join("blueprint.yaml"), text).unwrap();
+        let faults = parse("blueprint.yaml", &FolderResolver::new(folder.path())).unwrap_err();
+        let lines: Vec<u32> = faults.0.iter().map(|fault| fault.line).collect();
+        assert_eq!((faults.first().code, faults.first().line), (Some(13), 2), "{faults}");
+        assert_eq!(lines, [2, 5, 3], "{faults}");
+    }
 }

@@ -96,18 +96,20 @@ fn plan(file: &Path, inputs: Option<&Path>, resolve: &[PathBuf], deployment: boo
         println!("{}", plan.to_json());
         return ExitCode::SUCCESS;
     }
-    let inputs = match inputs.map_or_else(|| Ok(Map::new()), read_inputs) {
-        Ok(inputs) => inputs,
+    let values = match inputs.map_or_else(|| Ok(Map::new()), read_inputs) {
+        Ok(values) => values,
         Err(error) => {
-            eprintln!(
-                "{}",
-                json!({"error_code": null, "error_class": "InputsError", "message": format!("{error:#}")})
-            );
+            let at = error.downcast_ref::<serde_json::Error>();
+            let line = json!({
+                "error_code": null, "error_class": "InputsError", "message": format!("{error:#}"), "file": inputs,
+                "line": at.map_or(0, serde_json::Error::line), "column": at.map_or(0, serde_json::Error::column), "path": "",
+            });
+            eprintln!("{line}");
             return ExitCode::FAILURE;
         }
     };
     let request = DeploymentRequest {
-        inputs,
+        inputs: values,
         ..DeploymentRequest::default()
     };
     match deployment_plan(&plan, &request, &NoManager, &mut RandomSuffix) {

@@ -117,6 +117,18 @@ pub(crate) fn build(loaded: &Loaded, settings: &Settings<'_>, report: &mut Repor
     plan
 }
 
+/// Reports the faults of shape alone: what there is to say of a document of which a part could not be read. What it refers to may
+/// stand in that part.
+pub(crate) fn check_shapes(loaded: &Loaded, settings: &Settings<'_>, report: &mut Report) {
+    report.enter(Stage::Build);
+    let minor = settings.checks_version.then_some(loaded.minor);
+    let mut context = Context::new(&loaded.document, report, minor);
+    context.check_shapes();
+    context.report_all_held();
+    context.check_sections();
+    context.report.enter(Stage::Load);
+}
+
 fn texts(list: &Value) -> Vec<Text> {
     let items = list.as_list().unwrap_or_default();
     items.iter().filter_map(Value::as_str).map(Text::from).collect()
