@@ -105,6 +105,10 @@ async fn a_cluster_outlives_its_majority_and_all_of_its_nodes() {
     let refused = cluster(&test, 1, &["restore", &broken.to_string_lossy()]).unwrap_err();
     assert!(refused.contains("damaged"), "{refused}");
     assert!(!first.data_dir().exists());
+    std::fs::create_dir_all(first.data_dir().join("postgres")).unwrap();
+    let used = cluster(&test, 1, &["restore", &backup.to_string_lossy()]).unwrap_err();
+    assert!(used.contains("holds postgres already"), "{used}");
+    std::fs::remove_dir_all(first.data_dir()).unwrap();
     let restored = cluster(&test, 1, &["restore", &backup.to_string_lossy()]).unwrap_or_else(|error| test.fail(&error));
     assert_eq!(
         (&restored["node_id"], &restored["cluster_id"]),

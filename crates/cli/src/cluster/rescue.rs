@@ -55,6 +55,7 @@ pub(super) async fn backup(node: &Node, file: &Path) -> Result<()> {
 pub(super) async fn restore(node: &Node, file: &Path) -> Result<()> {
     let config = node.load()?;
     refuse_running(&config).await?;
+    refuse_used(&config.data_dir)?;
     let backup = read_backup(file).with_context(|| format!("{} cannot be restored", file.display()))?;
     let mut value = facts(&backup, None);
     let summary = summary(&backup);
@@ -113,6 +114,28 @@ async fn refuse_running(config: &NodeConfig) -> Result<()> {
             address.0,
             address.1
         );
+    }
+    Ok(())
+}
+
+/// A database or files of another life would be taken for the restored cluster's own. What an interrupted restore has left is no
+/// reason, and an identity is refused with its own words.
+fn refuse_used(data_dir: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(data_dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("look into {}", data_dir.display()))?,
+    };
+    for entry in entries {
+        let name = entry
+            .with_context(|| format!("look into {}", data_dir.display()))?
+            .file_name();
+        if name != "raft" && name != "identity" {
+            bail!(
+                "{} holds {} already: a cluster is restored on a new node; wipe the folder first if that is meant",
+                data_dir.display(),
+                name.display()
+            );
+        }
     }
     Ok(())
 }
