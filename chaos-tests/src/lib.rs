@@ -38,6 +38,19 @@ pub fn program() -> PathBuf {
     program
 }
 
+/// The folder of this package in the clone that is tested.
+///
+/// Asked at run time: clones that share a target folder share the tests' programs.
+///
+/// # Panics
+/// When cargo does not run the test.
+#[must_use]
+pub fn package_dir() -> PathBuf {
+    let dir = std::env::var_os("CARGO_MANIFEST_DIR");
+    dir.expect("cargo says where the package is: run this by cargo test")
+        .into()
+}
+
 /// Progress that only shows when a test fails.
 pub struct Quiet;
 

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use conclave_chaos_tests::{TestCluster, python_program};
+use conclave_chaos_tests::{TestCluster, package_dir, python_program};
 
 /// One user of the command line.
 struct Cfy {
@@ -51,7 +51,7 @@ impl Cfy {
 async fn cfy_works_against_every_node() {
     let program = python_program("cloudify-7.0.5", "cfy");
     let test = TestCluster::three().await;
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/hello-world/blueprint.yaml");
+    let example = package_dir().join("../docs/examples/hello-world/blueprint.yaml");
     let users = (1..=3).map(|number| {
         let home = test.dir().join(format!("user{number}"));
         std::fs::create_dir(&home).unwrap();

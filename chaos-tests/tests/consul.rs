@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use conclave_chaos_tests::{TestCluster, python_program};
+use conclave_chaos_tests::{TestCluster, package_dir, python_program};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -33,7 +33,7 @@ impl Script {
             "nodes": nodes, "ca": test.cluster.ca_file(), "token": test.consul_token(), "certificate": certificate,
         });
         let mut child = Command::new(python)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/py_consul.py"))
+            .arg(package_dir().join("clients/py_consul.py"))
             .args([what, &cluster.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where something is not as it should be")]
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use conclave_chaos_tests::{TestCluster, python_program, wait_for};
+use conclave_chaos_tests::{TestCluster, package_dir, python_program, wait_for};
 use conclave_runtime::Tasks;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -17,7 +16,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// The samples of a page, as Prometheus' own parser reads it.
 async fn samples(page: &str) -> Value {
     let mut child = Command::new(python_program("consul-clients", "python"))
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/prometheus.py"))
+        .arg(package_dir().join("clients/prometheus.py"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

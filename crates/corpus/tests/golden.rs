@@ -10,7 +10,8 @@ use conclave_corpus::{Corpus, run};
 fn folder() -> PathBuf {
     match std::env::var_os("CONCLAVE_CORPUS") {
         Some(folder) => folder.into(),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus"),
+        // Asked at run time: clones that share a target folder share this program.
+        None => PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../../../shared/corpus"),
     }
 }
 
