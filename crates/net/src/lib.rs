@@ -16,6 +16,7 @@ mod key;
 mod probe;
 mod server;
 mod tls;
+mod unread;
 
 pub use authority::CertificateAuthority;
 pub use client::{Answer, HttpsClient, PeerConnector, PeerStream, join_channel};

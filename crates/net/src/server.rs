@@ -12,9 +12,8 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tower::ServiceExt;
 
-use crate::{NetError, PeerIdentity, ServerTls};
+use crate::{NetError, PeerIdentity, ServerTls, unread};
 
 /// Whoever has not finished the handshake by then is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -154,7 +153,7 @@ async fn serve_connection(
             request.extensions_mut().insert(peer.clone());
         }
         request.extensions_mut().insert(from);
-        router.clone().oneshot(request)
+        unread::answer(router.clone(), request)
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
