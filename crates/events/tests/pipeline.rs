@@ -187,11 +187,8 @@ async fn lines_reach_the_record_once_and_in_order() {
     let expected: Vec<String> = (0..5020).map(|number| format!("line {number:05}")).collect();
     assert_eq!(place.texts(execution).await, expected);
     let status = (outlet.status(), pipeline.status());
-    assert_eq!(
-        (status.0.direct, status.0.under_way, status.1.rejected),
-        (0, 0, 0),
-        "{status:?}"
-    );
+    // How many went to the record directly depends on how long the broker kept them waiting.
+    assert_eq!((status.0.under_way, status.1.rejected), (0, 0), "{status:?}");
     assert_eq!((status.0.published, status.1.recorded), (5020, 5020), "{status:?}");
 
     // Foreign messages: two equal ones are two; one of ours that comes twice is one.
