@@ -22,6 +22,7 @@ mod membership;
 mod network;
 mod offload;
 mod operator;
+mod pacer;
 mod packed;
 mod peers;
 mod propose_lane;

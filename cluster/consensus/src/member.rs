@@ -19,6 +19,7 @@ use crate::leader_watch::LeaderWatch;
 use crate::log_store::LogStore;
 use crate::membership::Reconciler;
 use crate::offload::Offload;
+use crate::pacer::{self, Pace};
 use crate::peers::Peers;
 use crate::snapshot::{SnapshotFile, SnapshotStore};
 use crate::state_machine::StateMachine;
@@ -27,6 +28,8 @@ use crate::{Consensus, ConsensusError};
 
 /// A follower that has not heard its leader for this long says that it has no quorum.
 const QUORUM_SILENCE: Duration = Duration::from_millis(1000);
+/// Between two looks for a quorum that is missing.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What was on disk, open.
 pub(crate) struct Storage {
@@ -72,10 +75,6 @@ impl LastHeard {
         let heard = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         heard.map(|heard| heard.elapsed())
     }
-
-    fn is_recent(&self) -> bool {
-        self.elapsed().is_some_and(|silence| silence < QUORUM_SILENCE)
-    }
 }
 
 /// Starts Raft and the tasks around it.
@@ -93,6 +92,7 @@ where
         current,
     } = parts.storage;
     let (machine, state) = StateMachine::new(snapshots.clone(), current, parts.offload);
+    let pace = Pace::of(&parts.config);
     let raft = Raft::new(
         parts.node_id,
         Arc::new(parts.config),
@@ -129,6 +129,10 @@ where
     );
     tasks.spawn("leader watch", watch.clone().run(shutdown.clone()));
     tasks.spawn(
+        "raft pacer",
+        pacer::run(pace, raft.clone(), heard.clone(), shutdown.clone()),
+    );
+    tasks.spawn(
         "raft compaction",
         compaction::run(parts.policy, raft.clone(), log, snapshots.clone(), shutdown),
     );
@@ -145,9 +149,8 @@ where
 async fn watch_leadership(raft: Raft, heard: LastHeard, publish: watch::Sender<Leadership>, shutdown: Shutdown) {
     let mut roles = raft.server_metrics();
     let mut metrics = raft.metrics();
-    let mut tick = tokio::time::interval(Duration::from_millis(100));
     loop {
-        let (view, settled) = look(&raft, &heard);
+        let (view, settled, pause) = look(&raft, &heard);
         publish.send_if_modified(|old| {
             let changed = *old != view;
             *old = view.clone();
@@ -167,13 +170,14 @@ async fn watch_leadership(raft: Raft, heard: LastHeard, publish: watch::Sender<L
             () = shutdown.requested() => return,
             changed = roles.changed() => if changed.is_err() { return },
             () = progress => {}
-            _ = tick.tick() => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-/// What this node knows of its leader now, and whether that is final until a role changes.
-fn look(raft: &Raft, heard: &LastHeard) -> (Leadership, bool) {
+/// What this node knows of its leader now, whether that is final until a role changes or the quorum is lost, and when it
+/// could be lost at the earliest.
+fn look(raft: &Raft, heard: &LastHeard) -> (Leadership, bool, Duration) {
     let metrics = raft.metrics();
     let now = metrics.borrow_watched();
     let leader = now.current_leader.map(NodeId);
@@ -181,15 +185,16 @@ fn look(raft: &Raft, heard: &LastHeard) -> (Leadership, bool) {
     let caught_up = now
         .last_applied
         .is_some_and(|applied| applied.leader_id.term == now.current_term);
-    let acknowledged = now
-        .last_quorum_acked
-        .is_some_and(|acked| acked.elapsed() < QUORUM_SILENCE);
     let alone = now.membership_config.voter_ids().count() == 1;
-    let has_quorum = if leads {
-        acknowledged || alone
+    let silence = if !leads {
+        heard.elapsed().filter(|_| leader.is_some())
+    } else if alone {
+        Some(Duration::ZERO)
     } else {
-        leader.is_some() && heard.is_recent()
+        now.last_quorum_acked.map(|acked| acked.elapsed())
     };
+    let remaining = silence.and_then(|silence| QUORUM_SILENCE.checked_sub(silence));
+    let has_quorum = remaining.is_some_and(|remaining| !remaining.is_zero());
     let view = Leadership {
         term: now.current_term,
         leader,
@@ -197,5 +202,6 @@ fn look(raft: &Raft, heard: &LastHeard) -> (Leadership, bool) {
         has_quorum,
     };
     let settled = view.is_leader || !leads;
-    (view, settled)
+    let pause = remaining.map_or(LOOK_AGAIN, |remaining| remaining.max(LOOK_AGAIN));
+    (view, settled, pause)
 }
