@@ -13,8 +13,10 @@ use crate::coordinator::{Observation, Order};
 use crate::driver::Driver;
 use crate::tracking::Silence;
 
-/// Answered from memory.
-const OBSERVE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Answered from memory, once the time that the question may wait for news is over.
+const OBSERVE_TIMEOUT: Duration = Duration::from_millis(400);
+/// No question waits longer than this for news.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 /// An order is on disk when it is answered.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -29,8 +31,16 @@ pub(crate) fn router(driver: Driver) -> axum::Router {
 
 #[tonic::async_trait]
 impl DriverService for Service {
-    async fn observe(&self, _: Request<ObserveRequest>) -> Result<Response<Reply>, Status> {
-        let body = serde_json::to_vec(&self.driver.observation());
+    async fn observe(&self, request: Request<ObserveRequest>) -> Result<Response<Reply>, Status> {
+        let ObserveRequest { known, wait_ms } = request.into_inner();
+        let observation = if known.is_empty() {
+            self.driver.observation()
+        } else {
+            let known = serde_json::from_slice(&known).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let wait = Duration::from_millis(wait_ms.into()).min(WAIT_MAX);
+            self.driver.observation_after(&known, wait).await
+        };
+        let body = serde_json::to_vec(&observation);
         body.map(|body| Response::new(Reply { body: body.into() }))
             .map_err(|error| Status::internal(error.to_string()))
     }
@@ -56,13 +66,27 @@ pub(crate) struct Drivers {
 }
 
 impl Drivers {
-    pub(crate) async fn observe(&self, node: NodeId) -> Result<Observation, Silence> {
+    /// What a node says of itself: once it is other than `known`, or `wait` has passed; at once when nothing is known.
+    pub(crate) async fn observe(
+        &self,
+        node: NodeId,
+        known: Option<&Observation>,
+        wait: Duration,
+    ) -> Result<Observation, Silence> {
         if node == self.consensus.me() {
-            return Ok(self.own.observation());
+            return Ok(match known {
+                Some(known) => self.own.observation_after(known, wait).await,
+                None => self.own.observation(),
+            });
         }
         let channel = self.consensus.channel(node).map_err(|_| Silence::Unanswered)?;
         let mut client = DriverClient::new(channel);
-        match tokio::time::timeout(OBSERVE_TIMEOUT, client.observe(ObserveRequest {})).await {
+        let known = known.map(serde_json::to_vec).transpose();
+        let request = ObserveRequest {
+            known: known.map_err(|_| Silence::Unanswered)?.unwrap_or_default().into(),
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        };
+        match tokio::time::timeout(wait + OBSERVE_TIMEOUT, client.observe(request)).await {
             Err(_) => Err(Silence::Unanswered),
             Ok(Ok(reply)) => serde_json::from_slice(&reply.into_inner().body).map_err(|_| Silence::Unanswered),
             Ok(Err(status)) => Err(if is_refused(&status) {

@@ -1,21 +1,35 @@
 //! Runs the coordinator on the Raft leader: collects what it looks at, carries out what it decides.
+//!
+//! Each node's driver has a question of the coordinator's open, which it answers when there is news. So the coordinator
+//! hears of a change at once, hears nothing of a cluster at rest but a sign of life from each node every [`WAIT`], and
+//! finds the end of a node's process in the end of the question.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_catalog::{Command, NodeId};
 use conclave_consensus::{Consensus, ConsensusError};
 use conclave_runtime::Shutdown;
-use futures::future::join_all;
+use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
-use crate::coordinator::{Action, View, decide};
+use crate::coordinator::{Action, Observation, View, decide};
 use crate::service::Drivers;
-use crate::tracking::Tracking;
+use crate::tracking::{Silence, Tracking};
 
-const PERIOD: Duration = Duration::from_millis(100);
-/// While a change is under way.
+/// How long a driver without news keeps a question open.
+const WAIT: Duration = Duration::from_millis(250);
+/// Between two questions to a node that does not answer, and between two decisions while one does not.
+const TROUBLED_PERIOD: Duration = Duration::from_millis(100);
+/// Between two decisions while nothing happens; answers come sooner.
+const CALM_PERIOD: Duration = Duration::from_secs(1);
+/// Between two decisions while a change is under way.
 const FAST_PERIOD: Duration = Duration::from_millis(15);
+
+/// A question to a driver, with its answer.
+type Question = BoxFuture<'static, (NodeId, Result<Observation, Silence>)>;
 
 pub(crate) struct Shell {
     drivers: Drivers,
@@ -23,6 +37,8 @@ pub(crate) struct Shell {
     tracking: Tracking,
     /// The zero of the time that the tracking counts.
     born: Instant,
+    questions: FuturesUnordered<Question>,
+    asked: BTreeSet<NodeId>,
 }
 
 impl Shell {
@@ -33,6 +49,8 @@ impl Shell {
             consensus,
             tracking: Tracking::default(),
             born: Instant::now(),
+            questions: FuturesUnordered::new(),
+            asked: BTreeSet::new(),
         }
     }
 
@@ -44,11 +62,13 @@ impl Shell {
             state.mark_unchanged();
             let founded = state.borrow().facts().is_some();
             let pause = if leads && founded {
-                self.observe().await;
+                self.ask();
                 self.act().await
             } else {
                 // What was seen in an earlier time of leading proves nothing now.
                 self.tracking = Tracking::default();
+                self.questions.clear();
+                self.asked.clear();
                 // Only what is watched below can give it something to do.
                 Duration::MAX
             };
@@ -57,28 +77,72 @@ impl Shell {
                 changed = leadership.changed() => if changed.is_err() { return },
                 changed = state.changed() => if changed.is_err() { return },
                 changed = own.changed() => if changed.is_err() { return },
+                Some(answer) = self.questions.next() => self.take(answer),
                 () = tokio::time::sleep(pause) => {}
+            }
+            // Whatever has come in by now is looked at together.
+            while let Some(Some(answer)) = self.questions.next().now_or_never() {
+                self.take(answer);
             }
         }
     }
 
-    async fn observe(&mut self) {
+    /// Puts a question to each node that has none open. This node's own driver is asked whenever something is decided.
+    fn ask(&mut self) {
         let state = Arc::clone(&self.consensus.state().borrow());
         self.tracking.retain(|id| state.nodes().contains_key(&id));
-        let ids: Vec<NodeId> = state.nodes().keys().copied().collect();
-        let answers = join_all(ids.iter().map(|id| self.drivers.observe(*id))).await;
-        let primary = state.database().rule.as_ref().map(|rule| rule.primary);
-        let now = self.born.elapsed();
-        for (id, answer) in ids.into_iter().zip(answers) {
-            self.tracking.answer(now, primary, id, answer);
+        let me = self.consensus.me();
+        for id in state.nodes().keys().filter(|id| **id != me) {
+            if self.asked.insert(*id) {
+                self.questions.push(self.question(*id));
+            }
         }
+        let own = self.drivers.own.observation();
+        self.answered(me, Ok(own));
     }
 
+    fn question(&self, id: NodeId) -> Question {
+        let (drivers, known) = (self.drivers.clone(), self.tracking.last_answer(id).cloned());
+        // The first failure may be the end of the connection alone, and the next try says so at once.
+        let pause = (self.tracking.failures(id) > 1).then_some(TROUBLED_PERIOD);
+        let wait = known.as_ref().map_or(Duration::ZERO, |_| WAIT);
+        async move {
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+            }
+            let answer = drivers.observe(id, known.as_ref(), wait).await;
+            (id, answer)
+        }
+        .boxed()
+    }
+
+    fn take(&mut self, (id, answer): (NodeId, Result<Observation, Silence>)) {
+        self.asked.remove(&id);
+        self.answered(id, answer);
+    }
+
+    fn answered(&mut self, id: NodeId, answer: Result<Observation, Silence>) {
+        let primary = self
+            .consensus
+            .state()
+            .borrow()
+            .database()
+            .rule
+            .as_ref()
+            .map(|rule| rule.primary);
+        self.tracking.answer(self.born.elapsed(), primary, id, answer);
+    }
+
+    /// Decides, once something is known of every node; how long until it may have to decide otherwise without news.
     async fn act(&mut self) -> Duration {
         let state = Arc::clone(&self.consensus.state().borrow());
+        if !state.nodes().keys().all(|id| self.tracking.knows(*id)) {
+            return WAIT;
+        }
+        let now = self.born.elapsed();
         let facts = state.database();
-        let change_age_ms = self.tracking.change_age_ms(self.born.elapsed(), facts.change.as_ref());
-        let seen = self.tracking.seen();
+        let change_age_ms = self.tracking.change_age_ms(now, facts.change.as_ref());
+        let seen = self.tracking.seen(now);
         let voters = self.consensus.voters();
         let view = View {
             me: self.consensus.me(),
@@ -88,26 +152,31 @@ impl Shell {
             change_age_ms,
         };
         let actions = decide(&view);
-        join_all(actions.iter().map(|action| self.carry_out(action))).await;
+        let drivers = self.drivers.clone();
+        join_all(actions.iter().map(|action| carry_out(&drivers, action))).await;
         let settling = facts.rule.is_none() || facts.change.is_some() || !actions.is_empty();
-        if settling { FAST_PERIOD } else { PERIOD }
+        match (settling, self.tracking.is_calm()) {
+            (true, _) => FAST_PERIOD,
+            (false, false) => TROUBLED_PERIOD,
+            (false, true) => CALM_PERIOD,
+        }
     }
+}
 
-    async fn carry_out(&self, action: &Action) {
-        match action {
-            Action::Propose(command) => {
-                tracing::info!(?command, "database rule step");
-                match self.consensus.propose(Command::Database(command.clone())).await {
-                    Ok(_) => {}
-                    // Somebody else took the step, or another one, first: the next look shows it.
-                    Err(ConsensusError::Refused(refusal)) => tracing::info!(%refusal, "rule step was too late"),
-                    Err(error) => tracing::warn!(%error, "rule step failed; it is tried again"),
-                }
+async fn carry_out(drivers: &Drivers, action: &Action) {
+    match action {
+        Action::Propose(command) => {
+            tracing::info!(?command, "database rule step");
+            match drivers.consensus.propose(Command::Database(command.clone())).await {
+                Ok(_) => {}
+                // Somebody else took the step, or another one, first: the next look shows it.
+                Err(ConsensusError::Refused(refusal)) => tracing::info!(%refusal, "rule step was too late"),
+                Err(error) => tracing::warn!(%error, "rule step failed; it is tried again"),
             }
-            Action::Order(node, order) => {
-                if let Err(error) = self.drivers.order(*node, order).await {
-                    tracing::debug!(%node, ?order, error, "order not taken; it is repeated");
-                }
+        }
+        Action::Order(node, order) => {
+            if let Err(error) = drivers.order(*node, order).await {
+                tracing::debug!(%node, ?order, error, "order not taken; it is repeated");
             }
         }
     }

@@ -28,10 +28,34 @@ pub(crate) struct Tracking {
 struct Tracked {
     seen: Seen,
     silent_since: Option<Duration>,
+    /// Questions without an answer since the last one with.
+    failures: u32,
     down_since: Option<Duration>,
 }
 
 impl Tracking {
+    /// Whether the node has answered, or failed to, since this node leads.
+    pub(crate) fn knows(&self, id: NodeId) -> bool {
+        self.nodes.contains_key(&id)
+    }
+
+    /// What the node said last, unless it has stopped answering.
+    pub(crate) fn last_answer(&self, id: NodeId) -> Option<&Observation> {
+        let node = self.nodes.get(&id).filter(|node| node.silent_since.is_none())?;
+        node.seen.last.as_ref()
+    }
+
+    /// Questions in a row that the node has not answered.
+    pub(crate) fn failures(&self, id: NodeId) -> u32 {
+        self.nodes.get(&id).map_or(0, |node| node.failures)
+    }
+
+    /// Whether every node answers, and the primary is one.
+    pub(crate) fn is_calm(&self) -> bool {
+        let calm = |node: &Tracked| node.silent_since.is_none() && node.down_since.is_none();
+        self.nodes.values().all(calm)
+    }
+
     /// Forgets nodes that are no members any more.
     pub(crate) fn retain(&mut self, is_member: impl Fn(NodeId) -> bool) {
         self.nodes.retain(|id, _| is_member(*id));
@@ -53,6 +77,7 @@ impl Tracking {
                 down_ms: 0,
             },
             silent_since: None,
+            failures: 0,
             down_since: None,
         });
         match answer {
@@ -61,22 +86,27 @@ impl Tracking {
                 let down = observation.role != Role::Primary && primary == Some(id);
                 tracked.down_since = if down { tracked.down_since.or(Some(now)) } else { None };
                 tracked.silent_since = None;
+                tracked.failures = 0;
                 tracked.seen.gone = false;
                 tracked.seen.last = Some(observation);
             }
             Err(silence) => {
                 tracked.silent_since.get_or_insert(now);
+                tracked.failures = tracked.failures.saturating_add(1);
                 tracked.seen.gone = silence == Silence::Gone;
             }
         }
-        let since = |at: Duration| millis(now.saturating_sub(at));
-        tracked.seen.silent_ms = tracked.silent_since.map_or(0, |at| since(at).max(1));
-        tracked.seen.down_ms = tracked.down_since.map_or(0, since);
     }
 
-    /// What is known of the nodes.
-    pub(crate) fn seen(&self) -> BTreeMap<NodeId, Seen> {
-        self.nodes.iter().map(|(id, node)| (*id, node.seen.clone())).collect()
+    /// What is known of the nodes at `now`.
+    pub(crate) fn seen(&self, now: Duration) -> BTreeMap<NodeId, Seen> {
+        let since = |at: Duration| millis(now.saturating_sub(at));
+        let seen = |node: &Tracked| Seen {
+            silent_ms: node.silent_since.map_or(0, |at| since(at).max(1)),
+            down_ms: node.down_since.map_or(0, since),
+            ..node.seen.clone()
+        };
+        self.nodes.iter().map(|(id, node)| (*id, seen(node))).collect()
     }
 
     /// For how long the change under way has been as it is.

@@ -35,6 +35,9 @@ use session::{Facts, Session};
 use settings::Acknowledgers;
 use timelines::Timelines;
 
+/// Between two looks at a server that has been brought to where it is to be. What cannot wait so long wakes the task.
+const REST_TICK: Duration = Duration::from_millis(250);
+/// While there is something to do.
 const TICK: Duration = Duration::from_millis(100);
 /// While a failover waits for this node's position to settle, or for its promotion.
 const FAST_TICK: Duration = Duration::from_millis(15);
@@ -176,6 +179,36 @@ impl Driver {
         }
     }
 
+    /// The same, once it is other than `known`, or `limit` has passed.
+    pub(crate) async fn observation_after(&self, known: &Observation, limit: Duration) -> Observation {
+        let (mut observed, mut held) = (self.observed(), self.held());
+        let (mut quiet, mut state) = (self.shared.quiet.subscribe(), self.shared.state.clone());
+        let other = async {
+            loop {
+                observed.mark_unchanged();
+                held.mark_unchanged();
+                quiet.mark_unchanged();
+                state.mark_unchanged();
+                let now = self.observation();
+                if now != *known {
+                    return now;
+                }
+                // A closed channel is the end of this node: nothing will change any more.
+                let changed = tokio::select! {
+                    changed = observed.changed() => changed,
+                    changed = held.changed() => changed,
+                    changed = quiet.changed() => changed,
+                    changed = state.changed() => changed,
+                };
+                if changed.is_err() {
+                    return self.observation();
+                }
+            }
+        };
+        let waited = tokio::time::timeout(limit, other).await;
+        waited.unwrap_or_else(|_| self.observation())
+    }
+
     /// The epoch of the planned change for which this node's users have to hold back.
     pub(crate) fn holds(&self) -> Option<u64> {
         let facts = self.shared.facts();
@@ -268,17 +301,26 @@ impl Task {
             let database = self.shared.facts();
             let look = self.see(&goal, facts.as_ref(), &database);
             self.publish(&look, pledged);
-            let outcome = shutdown.run_until(self.converge(look)).await;
-            match outcome {
+            let rests = match shutdown.run_until(self.converge(look)).await {
                 None => break,
-                Some(Ok(())) => self.report(None),
-                Some(Err(error)) => self.report(Some(error)),
-            }
+                Some(Ok(rests)) => {
+                    self.report(None);
+                    rests
+                }
+                Some(Err(error)) => {
+                    self.report(Some(error));
+                    false
+                }
+            };
             let urgent = matches!(
                 goal,
                 Goal::Standby { upstream: None, .. } | Goal::Promote { .. } | Goal::Drain { .. }
             );
-            let pause = if urgent { FAST_TICK } else { TICK };
+            let pause = match (urgent, rests) {
+                (true, _) => FAST_TICK,
+                (false, false) => TICK,
+                (false, true) => REST_TICK,
+            };
             tokio::select! {
                 () = shutdown.requested() => break,
                 () = self.shared.wake.notified() => {}
@@ -363,7 +405,8 @@ impl Task {
         });
     }
 
-    async fn converge(&mut self, mut look: Look<'_>) -> Result<(), DatabaseError> {
+    /// Takes the next step; whether there was none to take.
+    async fn converge(&mut self, mut look: Look<'_>) -> Result<bool, DatabaseError> {
         if self.memory.asks_how_it_ended(&look) {
             look.ended = Some(self.how_it_ended().await?);
         }
@@ -377,7 +420,7 @@ impl Task {
             Goal::Wait | Goal::Initialize => (0, Acknowledgers::default()),
         };
         match self.memory.step(&look, &acknowledgers) {
-            Step::Rest => Ok(()),
+            Step::Rest => return Ok(true),
             Step::Initialize => self.initialize(look.server).await,
             Step::Start => self.start(&acknowledgers).await,
             Step::StartStandby => self.start_standby().await,
@@ -395,6 +438,7 @@ impl Task {
             Step::Drain => self.drain(epoch).await,
             Step::Fail(why) => Err(DatabaseError::Unexpected(why)),
         }
+        .map(|()| false)
     }
 
     fn acknowledgers(

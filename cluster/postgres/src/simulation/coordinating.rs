@@ -63,7 +63,7 @@ impl World {
         let changing = self.hostile && self.rng.once_in(30);
         let tracking = &mut self.node(id).coordinator.tracking;
         let age = tracking.change_age_ms(clock, state.change.as_ref());
-        let seen = tracking.seen();
+        let seen = tracking.seen(clock);
         let view = View {
             me: id,
             facts: state,
