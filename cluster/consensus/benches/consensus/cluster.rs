@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use conclave_catalog::{Command, NodePorts};
+use conclave_catalog::NodePorts;
 use conclave_consensus::{AdminClient, FoundOptions, JoinOptions, found, identity_dir, join};
 use conclave_net::NodeIdentity;
 use serde_json::Value;
 
-use crate::load::{Client, Load, Outcome, Target};
+use crate::load::{Client, Load, Outcome, Target, put};
 
 pub(crate) const ADDRESS: &str = "127.0.0.1";
 
@@ -240,8 +240,7 @@ pub(crate) struct RemoteClient(pub(crate) AdminClient);
 #[async_trait::async_trait]
 impl Client for RemoteClient {
     async fn put(&self, key: String, value: String) -> anyhow::Result<()> {
-        let value = Value::String(value);
-        self.0.propose(Command::PutSetting { key, value }).await?;
+        self.0.propose(put(&key, value)).await?;
         Ok(())
     }
 }

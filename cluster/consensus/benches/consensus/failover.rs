@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::Options;
 use crate::cluster::{Cluster, RemoteClient};
 use crate::load::{Client, quantile};
 
@@ -160,8 +161,9 @@ pub(crate) async fn idle(cluster: &Cluster, time: Duration) -> anyhow::Result<Va
     Ok(json!(nodes))
 }
 
-/// Two busy threads per core and a writer that syncs: the group must keep its leader.
-pub(crate) async fn soak(cluster: &Cluster, time: Duration, root: &Path) -> anyhow::Result<Value> {
+/// Two busy threads per core and a writer that syncs, or what else keeps the machine busy: the group must keep its leader.
+pub(crate) async fn soak(cluster: &Cluster, options: &Options, root: &Path) -> anyhow::Result<Value> {
+    let time = Duration::from_secs(options.soak);
     let term = |cluster: &Cluster| -> anyhow::Result<u64> {
         let terms = cluster.nodes.values().map(|node| node.ask("status"));
         Ok(terms
@@ -173,7 +175,8 @@ pub(crate) async fn soak(cluster: &Cluster, time: Duration, root: &Path) -> anyh
     let stop = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    for _ in 0..2 * cores {
+    let busy_threads = if options.busy { 0 } else { 2 * cores };
+    for _ in 0..busy_threads {
         let stop = Arc::clone(&stop);
         threads.push(std::thread::spawn(move || {
             let mut number = 1_u64;
@@ -182,23 +185,28 @@ pub(crate) async fn soak(cluster: &Cluster, time: Duration, root: &Path) -> anyh
             }
         }));
     }
-    let (stopping, file) = (Arc::clone(&stop), root.join("disk-load"));
-    threads.push(std::thread::spawn(move || {
-        use std::io::Write;
-        let block = vec![7; 4 << 20];
-        while !stopping.load(Ordering::Relaxed) {
-            let mut file = std::fs::File::create(&file).expect("a file");
-            for _ in 0..8 {
-                file.write_all(&block).expect("a write");
+    if !options.busy {
+        let (stopping, file) = (Arc::clone(&stop), root.join("disk-load"));
+        threads.push(std::thread::spawn(move || {
+            use std::io::Write;
+            let block = vec![7; 4 << 20];
+            while !stopping.load(Ordering::Relaxed) {
+                let mut file = std::fs::File::create(&file).expect("a file");
+                for _ in 0..8 {
+                    file.write_all(&block).expect("a write");
+                }
+                file.sync_all().expect("a sync");
             }
-            file.sync_all().expect("a sync");
-        }
-    }));
+        }));
+    }
     let begin = Instant::now();
+    let mut loads = Vec::new();
     while begin.elapsed() < time {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        loads.extend(load.split(' ').next().and_then(|minute| minute.parse::<f64>().ok()));
     }
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    loads.sort_by(f64::total_cmp);
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
         thread.join().expect("the load's thread");
@@ -206,6 +214,6 @@ pub(crate) async fn soak(cluster: &Cluster, time: Duration, root: &Path) -> anyh
     Ok(json!({
         "seconds": time.as_secs(),
         "elections": term(cluster)? - before,
-        "load average at the end": load.trim(),
+        "load average: min, median, max": [quantile(&loads, 0.0), quantile(&loads, 0.5), quantile(&loads, 1.0)],
     }))
 }

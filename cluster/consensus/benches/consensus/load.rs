@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use conclave_catalog::Command;
+use conclave_catalog::directory::{DirectoryCommand, KvOp, KvWrite};
 use serde::{Deserialize, Serialize};
 
 /// What is loaded.
@@ -17,6 +19,15 @@ pub(crate) trait Target: Send + Sync {
 pub(crate) trait Client: Send + Sync {
     /// Stores a value durably, on a majority.
     async fn put(&self, key: String, value: String) -> anyhow::Result<()>;
+}
+
+/// A key of Consul's KV, as a client of port 8500 writes it.
+pub(crate) fn put(key: &str, value: String) -> Command {
+    Command::Directory(DirectoryCommand::Kv(KvOp::Set(KvWrite {
+        key: key.into(),
+        value: value.into_bytes().into(),
+        flags: 0,
+    })))
 }
 
 /// The load.

@@ -55,6 +55,9 @@ pub(crate) struct Options {
     /// Seconds of the soak: idle group, loaded processor and disk.
     #[arg(long, default_value_t = 300)]
     soak: u64,
+    /// Leaves the soak's own load out: the machine is busy already.
+    #[arg(long)]
+    busy: bool,
     /// Files in the manifest of the large state.
     #[arg(long, default_value_t = 200_000)]
     files: usize,
@@ -116,7 +119,7 @@ async fn measure(options: &Options) -> anyhow::Result<()> {
             report.add("leader frozen", failover::freezes(&cluster, options.trials).await?);
         }
         if wanted("soak") {
-            let result = failover::soak(&cluster, Duration::from_secs(options.soak), root.path()).await?;
+            let result = failover::soak(&cluster, options, root.path()).await?;
             report.add("soak", result);
         }
         cluster.stop();

@@ -12,7 +12,7 @@ use conclave_net::{NodeIdentity, ServerTls, bind, serve};
 use conclave_runtime::Tasks;
 use serde_json::{Value, json};
 
-use crate::load::{Client, Load, Target};
+use crate::load::{Client, Load, Target, put};
 
 /// Entries of one proposal when the state is filled.
 const FILES_A_PROPOSAL: usize = 1000;
@@ -90,7 +90,7 @@ async fn obey(consensus: &Consensus, words: &[String]) -> anyhow::Result<Value> 
                 "leads": leadership.is_leader,
                 "quorum": leadership.has_quorum,
                 "voters": consensus.voters().map(|voters| voters.len()),
-                "settings": state.settings().len(),
+                "keys": state.directory().kv().entries().len(),
                 "files": state.files().entries.len(),
             }))
         }
@@ -108,7 +108,7 @@ async fn obey(consensus: &Consensus, words: &[String]) -> anyhow::Result<Value> 
     }
 }
 
-/// Fills the manifest and the settings, many entries a proposal.
+/// Fills the manifest and the keys, many entries a proposal.
 async fn fill(consensus: &Consensus, files: usize, keys: usize) -> anyhow::Result<Value> {
     let begin = Instant::now();
     for tree in 0..files / FILES_A_PROPOSAL {
@@ -134,10 +134,8 @@ async fn fill(consensus: &Consensus, files: usize, keys: usize) -> anyhow::Resul
     let mut running = tokio::task::JoinSet::new();
     for number in 0..keys {
         let consensus = consensus.clone();
-        let command = Command::PutSetting {
-            key: format!("service/some-application/config/key-{number:06}"),
-            value: Value::String("v".repeat(100)),
-        };
+        let key = format!("service/some-application/config/key-{number:06}");
+        let command = put(&key, "v".repeat(100));
         running.spawn(async move { consensus.propose(command).await });
         if running.len() >= 256 {
             running.join_next().await.expect("some run")??;
@@ -162,8 +160,7 @@ impl Target for Inside {
 #[async_trait::async_trait]
 impl Client for Inside {
     async fn put(&self, key: String, value: String) -> anyhow::Result<()> {
-        let value = Value::String(value);
-        self.0.propose(Command::PutSetting { key, value }).await?;
+        self.0.propose(put(&key, value)).await?;
         Ok(())
     }
 }
