@@ -7,6 +7,7 @@
 //! Invariants: a vote or an entry is acknowledged after it is on disk; a proposal that was acknowledged survives the
 //! loss of any minority; node ids are never used twice; every message but a join comes from a proven, present member.
 
+mod active;
 mod backup;
 mod certificates;
 mod compaction;
