@@ -23,6 +23,7 @@ use crate::packed::Packed;
 use crate::peers::{Peer, Peers};
 use crate::propose_lane::ProposeLane;
 use crate::server::{CALL_TIMEOUT, Forwarded};
+use crate::timings::Timings;
 use crate::types::{Raft, ServerMetrics};
 
 /// How long a proposal is tried before its outcome is given up as unknown.
@@ -64,6 +65,7 @@ pub struct Consensus {
     pub(crate) stamps: Stamps,
     pub(crate) report: ReportSource,
     pub(crate) heard: LastHeard,
+    pub(crate) timings: Timings,
 }
 
 impl Consensus {
@@ -209,6 +211,11 @@ impl Consensus {
         let membership = metrics.membership_config.membership();
         let settled = membership.get_joint_config().len() == 1;
         settled.then(|| membership.voter_ids().map(NodeId).collect())
+    }
+
+    /// How long Raft's steps take on this node.
+    pub fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// This node.

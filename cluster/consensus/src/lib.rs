@@ -33,6 +33,7 @@ mod server;
 mod simulation;
 mod snapshot;
 mod state_machine;
+mod timings;
 mod types;
 mod wire;
 
@@ -44,3 +45,4 @@ pub use group::{Profile, ReportSource, StartOptions, start};
 pub use handle::{AdminClient, Consensus, Leadership};
 pub use operator::Inspection;
 pub use recovery::{Recovered, Restored, recover_alone, restore};
+pub use timings::{Spent, Timings};

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use conclave_catalog::{ClusterState, Response};
 use futures::{Stream, TryStreamExt};
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::offload::Offload;
 use crate::snapshot::{SnapshotFile, SnapshotStore};
+use crate::timings::Spent;
 use crate::types::{Group, LogId, Snapshot, SnapshotMeta, StoredMembership};
 
 /// What readers watch.
@@ -26,6 +28,8 @@ pub(crate) struct StateMachine {
     snapshots: SnapshotStore,
     offload: Offload,
     published: watch::Sender<Arc<ClusterState>>,
+    /// What applying took.
+    spent: Spent,
 }
 
 impl StateMachine {
@@ -34,6 +38,7 @@ impl StateMachine {
         snapshots: SnapshotStore,
         current: Option<(SnapshotMeta, ClusterState)>,
         offload: Offload,
+        spent: Spent,
     ) -> (Self, Published) {
         let (published, watcher) = watch::channel(Arc::default());
         let mut machine = Self {
@@ -43,6 +48,7 @@ impl StateMachine {
             snapshots,
             offload,
             published,
+            spent,
         };
         if let Some((meta, state)) = current {
             machine.become_snapshot(&meta, state);
@@ -75,7 +81,10 @@ impl RaftStateMachine<Group> for StateMachine {
         Strm: Stream<Item = Result<EntryResponder<Group>, io::Error>> + Unpin + OptionalSend,
     {
         let mut answers = Vec::new();
+        let mut begun = None;
         while let Some((entry, responder)) = entries.try_next().await? {
+            // The stream may wait for its first entry.
+            begun.get_or_insert_with(Instant::now);
             #[cfg(test)]
             crate::simulation::applied(&entry);
             let answer = match entry.payload {
@@ -94,6 +103,9 @@ impl RaftStateMachine<Group> for StateMachine {
         }
         // Published before it is answered: whoever proposed finds the change in the state.
         self.publish();
+        if let Some(begun) = begun {
+            self.spent.add(begun.elapsed());
+        }
         for (responder, answer) in answers {
             responder.send(answer);
         }
