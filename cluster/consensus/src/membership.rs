@@ -14,6 +14,7 @@ use openraft::{BasicNode, ChangeMembers};
 use tokio::time::Instant;
 
 use crate::Consensus;
+use crate::handle::PROPOSE_DEADLINE;
 use crate::types::Raft;
 
 /// Without an acknowledgement for this long a node is declared dead.
@@ -150,7 +151,11 @@ impl Reconciler {
                     node: NodeId(node.id.0),
                     alive,
                 };
-                if let Err(error) = self.consensus.propose(command).await {
+                // Silence towards a leader that has been deposed meanwhile says nothing of the node.
+                let declared = self
+                    .consensus
+                    .propose_in_term(metrics.current_term, command, PROPOSE_DEADLINE);
+                if let Err(error) = declared.await {
                     tracing::warn!(%error, "a node's life could not be declared");
                 }
             }
