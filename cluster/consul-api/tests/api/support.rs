@@ -18,6 +18,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// Longer than a query waits.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
 /// A node. Dropping its runtime ends it as a killed process would end.
 pub(crate) struct Node {
@@ -276,7 +278,7 @@ impl Client {
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
         let answer = self
             .https
-            .send(request, Duration::from_secs(60))
+            .send(request, ANSWER_LIMIT)
             .await
             .map_err(|error| error.to_string())?;
         Ok(Answer {
