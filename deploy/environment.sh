@@ -52,6 +52,30 @@ need_cfy() {
     need_python cloudify-7.0.5 cloudify==7.0.5 cloudify-common==7.0.5 'click<8.2' 'setuptools<81'
 }
 
+# Prints a Python 2.7, which Debian no longer has; nothing where there is none.
+find_python2() {
+    local python
+    for python in python2.7 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/2.7.*/bin/python2.7; do
+        if "$python" -c '' 2>/dev/null; then
+            printf '%s' "$python"
+            return
+        fi
+    done
+}
+
+# The unmodified command line of the last 4.x, which had clusters of a kind of its own: need_cfy_4 PYTHON2.
+need_cfy_4() {
+    local dir="$cache/cloudify-4.6" python=$1
+    [ -e "$dir/complete" ] && return
+    # The last of its releases that know that Python.
+    need_python virtualenv 'virtualenv<20.22'
+    say "installing cloudify==4.6"
+    rm -rf "$dir"
+    "$cache/virtualenv/bin/virtualenv" --quiet --python "$python" "$dir" >&2
+    "$dir/bin/pip" install --quiet --disable-pip-version-check cloudify==4.6 2>/dev/null
+    touch "$dir/complete"
+}
+
 # Clients of the Consul API: py-consul, and Patroni, which brings its driver of PostgreSQL; and Prometheus' own parser.
 need_consul_clients() {
     need_python consul-clients py-consul==1.8.0 'patroni[consul,psycopg3]==4.1.5' prometheus-client==0.26.0

@@ -25,6 +25,10 @@ pub struct Proposal {
     /// attempt of it. Lets the state machine refuse a repetition that comes so late that the first answer has been forgotten.
     #[serde(default)]
     pub after: Option<u64>,
+    /// What a leader decides by its own observation holds in its own term: as an entry of another term it changes nothing.
+    /// Without this, a leader that was paused could have its successor carry out what it took for true before.
+    #[serde(default)]
+    pub only_in_term: Option<u64>,
     /// What to do.
     pub command: Command,
 }
@@ -99,6 +103,7 @@ impl Proposal {
             request,
             at,
             after: None,
+            only_in_term: None,
             command,
         }
     }
@@ -143,6 +148,14 @@ pub enum Refusal {
     /// unknown.
     #[error("the request came so late that it is unknown whether it was carried out before; look, and ask again")]
     TooLate,
+    /// The verdict of a leader that leads no longer.
+    #[error("decided in term {decided}, and it is term {now} now")]
+    OtherTerm {
+        /// When it was decided.
+        decided: u64,
+        /// The entry's own.
+        now: u64,
+    },
     /// A second [`Command::Found`].
     #[error("the cluster has been founded already, as {0}")]
     AlreadyFounded(String),

@@ -27,6 +27,9 @@ pub enum ConsensusError {
         /// Why it failed.
         reason: String,
     },
+    /// A planned move did not come to its end; what moved stays where it is now.
+    #[error("{0}")]
+    NotMoved(String),
     /// This node cannot start or join as it is told to.
     #[error("{0}")]
     Setup(String),

@@ -17,6 +17,7 @@ use crate::offload::Offload;
 use crate::peers::Remote;
 use crate::server::{MembersOnly, Service, members_only, router};
 use crate::snapshot::SnapshotStore;
+use crate::timings::Timings;
 use crate::{Consensus, ConsensusError, founding};
 
 /// Answers with this node's report of its own health, from memory.
@@ -53,6 +54,7 @@ pub struct StartOptions {
 pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, Routes), ConsensusError> {
     let channels = Channels::new(PeerConnector::new(&options.identity)?);
     let storage = open_storage(options.data_dir.join("raft")).await?;
+    let timings = Timings::default();
     let member = member::start(
         Parts {
             node_id: options.identity.node_id,
@@ -60,6 +62,7 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
             network: Links {
                 channels: channels.clone(),
                 log: storage.log.clone(),
+                timings: timings.clone(),
             },
             peers: Arc::new(Remote::new(channels, tasks)),
             storage,
@@ -67,6 +70,7 @@ pub async fn start(options: StartOptions, tasks: &Tasks) -> Result<(Consensus, R
             policy: Policy::default(),
             stamps: Arc::new(|| (RequestId(uuid::Uuid::now_v7()), clock::now())),
             report: Arc::clone(&options.report),
+            timings,
         },
         tasks,
     )

@@ -23,10 +23,11 @@ use crate::packed::Packed;
 use crate::peers::{Peer, Peers};
 use crate::propose_lane::ProposeLane;
 use crate::server::{CALL_TIMEOUT, Forwarded};
+use crate::timings::Timings;
 use crate::types::{Raft, ServerMetrics};
 
 /// How long a proposal is tried before its outcome is given up as unknown.
-const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one try may take: longer than a slow disk, shorter than the patience of whoever waits.
 const TRY_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -64,6 +65,7 @@ pub struct Consensus {
     pub(crate) stamps: Stamps,
     pub(crate) report: ReportSource,
     pub(crate) heard: LastHeard,
+    pub(crate) timings: Timings,
 }
 
 impl Consensus {
@@ -82,9 +84,32 @@ impl Consensus {
     /// # Errors
     /// As [`Self::propose`].
     pub async fn propose_within(&self, command: Command, limit: Duration) -> Result<Response, ConsensusError> {
+        self.propose_stamped(command, None, limit).await
+    }
+
+    /// The same for what this node has decided as the leader of `term`, by what it observed: applied in that term, or refused.
+    ///
+    /// # Errors
+    /// As [`Self::propose`]; [`conclave_catalog::Refusal::OtherTerm`] when another term has begun.
+    pub async fn propose_in_term(
+        &self,
+        term: u64,
+        command: Command,
+        limit: Duration,
+    ) -> Result<Response, ConsensusError> {
+        self.propose_stamped(command, Some(term), limit).await
+    }
+
+    async fn propose_stamped(
+        &self,
+        command: Command,
+        only_in_term: Option<u64>,
+        limit: Duration,
+    ) -> Result<Response, ConsensusError> {
         let (request, at) = (self.stamps)();
         let proposal = Proposal {
             after: self.applied(),
+            only_in_term,
             ..Proposal::new(request, at, command)
         };
         self.try_until(&packed(&proposal)?, limit).await
@@ -209,6 +234,11 @@ impl Consensus {
         let membership = metrics.membership_config.membership();
         let settled = membership.get_joint_config().len() == 1;
         settled.then(|| membership.voter_ids().map(NodeId).collect())
+    }
+
+    /// How long Raft's steps take on this node.
+    pub fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// This node.

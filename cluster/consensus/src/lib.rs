@@ -7,6 +7,7 @@
 //! Invariants: a vote or an entry is acknowledged after it is on disk; a proposal that was acknowledged survives the
 //! loss of any minority; node ids are never used twice; every message but a join comes from a proven, present member.
 
+mod active;
 mod backup;
 mod certificates;
 mod compaction;
@@ -33,6 +34,7 @@ mod server;
 mod simulation;
 mod snapshot;
 mod state_machine;
+mod timings;
 mod types;
 mod wire;
 
@@ -44,3 +46,4 @@ pub use group::{Profile, ReportSource, StartOptions, start};
 pub use handle::{AdminClient, Consensus, Leadership};
 pub use operator::Inspection;
 pub use recovery::{Recovered, Restored, recover_alone, restore};
+pub use timings::{Spent, Timings};

@@ -23,6 +23,7 @@ use crate::pacer::{self, Pace};
 use crate::peers::Peers;
 use crate::snapshot::{SnapshotFile, SnapshotStore};
 use crate::state_machine::StateMachine;
+use crate::timings::Timings;
 use crate::types::{Group, Raft, SnapshotMeta};
 use crate::{Consensus, ConsensusError};
 
@@ -49,6 +50,8 @@ pub(crate) struct Parts<N> {
     pub(crate) policy: Policy,
     pub(crate) stamps: Stamps,
     pub(crate) report: ReportSource,
+    /// The network measures into these too.
+    pub(crate) timings: Timings,
 }
 
 /// A member that runs.
@@ -91,8 +94,10 @@ where
         snapshots,
         current,
     } = parts.storage;
-    let (machine, state) = StateMachine::new(snapshots.clone(), current, parts.offload);
     let pace = Pace::of(&parts.config);
+    let timings = parts.timings;
+    let log = log.measured(parts.node_id, timings.dispatch.clone());
+    let (machine, state) = StateMachine::new(snapshots.clone(), current, parts.offload, timings.apply.clone());
     let raft = Raft::new(
         parts.node_id,
         Arc::new(parts.config),
@@ -117,6 +122,7 @@ where
         stamps: parts.stamps,
         report: parts.report,
         heard: heard.clone(),
+        timings,
     };
     let shutdown = tasks.shutdown();
     tasks.spawn(

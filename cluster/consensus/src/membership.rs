@@ -14,6 +14,7 @@ use openraft::{BasicNode, ChangeMembers};
 use tokio::time::Instant;
 
 use crate::Consensus;
+use crate::handle::PROPOSE_DEADLINE;
 use crate::types::Raft;
 
 /// Without an acknowledgement for this long a node is declared dead.
@@ -49,6 +50,8 @@ struct Observed {
     joint: bool,
     /// Members whose log is close to the leader's, and that answer.
     caught_up: BTreeSet<u64>,
+    /// Nodes that the leader has declared dead.
+    dead: BTreeSet<u64>,
     leader: u64,
     /// Removed nodes that have been members long enough to have heard of their removal.
     told: BTreeSet<u64>,
@@ -76,8 +79,14 @@ fn plan(seen: &Observed) -> Option<Step> {
         .filter(|id| seen.caught_up.contains(id));
     let mut wanted: Vec<u64> = staying.iter().chain(candidates).copied().collect();
     if wanted.len().is_multiple_of(2) {
-        // The last to come waits as a learner; the leader never steps aside for this.
-        let extra = wanted.iter().rposition(|id| *id != seen.leader)?;
+        // The last to come waits as a learner; the leader never steps aside for this. Where a voter has to step aside, it is one
+        // that could not vote anyway.
+        let dead = |id: &u64| seen.dead.contains(id) && *id != seen.leader;
+        let lame = wanted
+            .iter()
+            .rposition(dead)
+            .filter(|_| staying.len().is_multiple_of(2));
+        let extra = lame.or_else(|| wanted.iter().rposition(|id| *id != seen.leader))?;
         wanted.remove(extra);
     }
     let wanted: BTreeSet<u64> = wanted.into_iter().collect();
@@ -150,7 +159,11 @@ impl Reconciler {
                     node: NodeId(node.id.0),
                     alive,
                 };
-                if let Err(error) = self.consensus.propose(command).await {
+                // Silence towards a leader that has been deposed meanwhile says nothing of the node.
+                let declared = self
+                    .consensus
+                    .propose_in_term(metrics.current_term, command, PROPOSE_DEADLINE);
+                if let Err(error) = declared.await {
                     tracing::warn!(%error, "a node's life could not be declared");
                 }
             }
@@ -193,6 +206,15 @@ impl Reconciler {
                 .filter(|(_, matched)| near(matched.as_ref().map(|log_id| log_id.index)))
                 .map(|(id, _)| id)
                 .collect(),
+            dead: self
+                .consensus
+                .state()
+                .borrow()
+                .nodes()
+                .values()
+                .filter(|node| !node.alive)
+                .map(|node| node.id.0)
+                .collect(),
             leader: metrics.id,
         }
     }
@@ -228,6 +250,7 @@ mod tests {
             learners: set(learners),
             joint: false,
             caught_up: set(caught_up),
+            dead: BTreeSet::new(),
             leader: 1,
             told: set(&[3]),
         }
@@ -264,6 +287,21 @@ mod tests {
             ..seen(&[1, 2], &[1], &[2, 3], &[2])
         };
         assert_eq!(plan(&untold), None, "it is to hear of it first");
+    }
+
+    #[test]
+    fn a_dead_voter_steps_aside_when_one_has_to() {
+        let lost = |present: &[u64], learners: &[u64]| Observed {
+            dead: BTreeSet::from([2]),
+            ..seen(present, &[1, 2, 3, 4, 5], learners, &[3, 4])
+        };
+        assert_eq!(plan(&lost(&[1, 2, 3, 4], &[])), voters(&[1, 3, 4]));
+        // A restart is no reason to change the voters.
+        let restarting = Observed {
+            dead: BTreeSet::from([2]),
+            ..seen(&[1, 2, 3, 4], &[1, 2, 3], &[4], &[3, 4])
+        };
+        assert_eq!(plan(&restarting), None);
     }
 
     #[test]

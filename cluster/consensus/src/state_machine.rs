@@ -5,8 +5,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
-use conclave_catalog::{ClusterState, Response};
+use conclave_catalog::{ClusterState, Refusal, Response};
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::offload::Offload;
 use crate::snapshot::{SnapshotFile, SnapshotStore};
+use crate::timings::Spent;
 use crate::types::{Group, LogId, Snapshot, SnapshotMeta, StoredMembership};
 
 /// What readers watch.
@@ -26,6 +28,8 @@ pub(crate) struct StateMachine {
     snapshots: SnapshotStore,
     offload: Offload,
     published: watch::Sender<Arc<ClusterState>>,
+    /// What applying took.
+    spent: Spent,
 }
 
 impl StateMachine {
@@ -34,6 +38,7 @@ impl StateMachine {
         snapshots: SnapshotStore,
         current: Option<(SnapshotMeta, ClusterState)>,
         offload: Offload,
+        spent: Spent,
     ) -> (Self, Published) {
         let (published, watcher) = watch::channel(Arc::default());
         let mut machine = Self {
@@ -43,6 +48,7 @@ impl StateMachine {
             snapshots,
             offload,
             published,
+            spent,
         };
         if let Some((meta, state)) = current {
             machine.become_snapshot(&meta, state);
@@ -75,13 +81,23 @@ impl RaftStateMachine<Group> for StateMachine {
         Strm: Stream<Item = Result<EntryResponder<Group>, io::Error>> + Unpin + OptionalSend,
     {
         let mut answers = Vec::new();
+        let mut begun = None;
         while let Some((entry, responder)) = entries.try_next().await? {
+            // The stream may wait for its first entry.
+            begun.get_or_insert_with(Instant::now);
             #[cfg(test)]
             crate::simulation::applied(&entry);
             let answer = match entry.payload {
                 EntryPayload::Blank => Response::Done,
                 // A proposal that cannot be opened stops this node: to skip it would make its state another one.
-                EntryPayload::Normal(packed) => self.state.apply(entry.log_id.index, packed.open()?),
+                EntryPayload::Normal(packed) => {
+                    let proposal = packed.open()?;
+                    let now = entry.log_id.leader_id.term;
+                    match proposal.only_in_term {
+                        Some(decided) if decided != now => Response::Refused(Refusal::OtherTerm { decided, now }),
+                        _ => self.state.apply(entry.log_id.index, proposal),
+                    }
+                }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Response::Done
@@ -94,6 +110,9 @@ impl RaftStateMachine<Group> for StateMachine {
         }
         // Published before it is answered: whoever proposed finds the change in the state.
         self.publish();
+        if let Some(begun) = begun {
+            self.spent.add(begun.elapsed());
+        }
         for (responder, answer) in answers {
             responder.send(answer);
         }

@@ -211,6 +211,68 @@ fn a_cluster_grows_survives_its_leader_and_takes_it_back() {
     wait("equal states", settled);
 }
 
+/// The voters, once they are settled.
+fn voters(node: &Node) -> Vec<u64> {
+    let voters = node.consensus.voters().unwrap_or_default();
+    voters.into_iter().map(|id| id.0).collect()
+}
+
+#[test]
+fn five_voters_lose_two_and_go_on() {
+    let root = tempfile::tempdir().unwrap();
+    let mut nodes = vec![founded(root.path())];
+    let lifetime = Duration::from_secs(60);
+    for (number, expected) in [(2, 1), (3, 3), (4, 3), (5, 5)] {
+        let token = nodes[0].token(lifetime);
+        let node = joining(root.path(), &nodes[0], &format!("node{number}"), &token).unwrap();
+        // Whoever has this has caught up: it votes now, or waits until its vote makes their number odd.
+        let key = format!("with{number}");
+        nodes[0].put(&key).unwrap();
+        wait("the new member to catch up", || node.has(&key));
+        nodes.push(node);
+        let wanted: Vec<u64> = (1..=expected).collect();
+        wait("the voters that there should be", || {
+            nodes.iter().all(|node| voters(node) == wanted)
+        });
+        // The extra one stays a learner: the leader has looked again since, for it applied this.
+        nodes[0].put(&format!("again{number}")).unwrap();
+        assert_eq!(voters(&nodes[0]), wanted);
+    }
+
+    // The leader and one more.
+    for mut lost in nodes.drain(..2) {
+        lost.kill();
+    }
+    wait("a new leader", || {
+        nodes.iter().any(|node| node.consensus.leadership().borrow().is_leader)
+    });
+    let keys = ["x", "y", "z"];
+    for (node, key) in nodes.iter().zip(keys) {
+        node.put(key).unwrap();
+    }
+    wait("every write on every survivor", || {
+        nodes.iter().all(|node| keys.iter().all(|key| node.has(key)))
+    });
+    assert!(
+        nodes.iter().all(|node| node.has("again5")),
+        "what was acknowledged before"
+    );
+    for id in [1, 2] {
+        wait("the verdict on the lost ones", || {
+            let state = nodes[0].consensus.state().borrow().clone();
+            state.nodes().get(&NodeId(id)).is_some_and(|node| !node.alive)
+        });
+    }
+    // Of four that are left three vote, and all of them live.
+    nodes[0]
+        .block_on(nodes[0].consensus.propose(Command::RemoveNode(NodeId(2))))
+        .unwrap();
+    wait("three voters that live", || {
+        nodes.iter().all(|node| voters(node) == [3, 4, 5])
+    });
+    nodes[1].put("three").unwrap();
+}
+
 #[test]
 fn tokens_admit_once_and_only_in_their_cluster_and_time() {
     let root = tempfile::tempdir().unwrap();

@@ -27,6 +27,8 @@ mod prober;
 mod start;
 mod watch;
 
-pub use cluster::{Cause, ClusterEvent, ClusterStatus, Health, LeaderStatus, NodeReport, NodeStatus, Part, collect};
+pub use cluster::{
+    Cause, ClusterEvent, ClusterStatus, Feed, Health, LeaderStatus, NodeReport, NodeStatus, Part, collect,
+};
 pub use consul::{ACL_SETTING, token};
 pub use start::{ConsulApi, ConsulApiOptions};

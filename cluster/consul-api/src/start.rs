@@ -82,6 +82,11 @@ impl ConsulApi {
         ))
     }
 
+    /// What happened on this node's watch.
+    pub fn events(&self) -> Feed {
+        self.feed.clone()
+    }
+
     /// Port 8500: the cluster's own paths, and everything else as Consul answers it.
     pub fn router(&self) -> Router {
         let consul = Router::new().fallback(consul::handle).with_state(Arc::clone(&self.api));

@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use conclave_auth::Authenticator;
 use conclave_catalog::NodePorts;
 use conclave_config::{Election, NodeConfig, StatusContract};
-use conclave_consensus::{Consensus, Profile, StartOptions, identity_dir};
+use conclave_consensus::{AdminClient, Consensus, Profile, StartOptions, identity_dir};
 use conclave_consul_api::{ConsulApi, ConsulApiOptions};
 use conclave_executor::{Executor, ExecutorOptions};
 use conclave_filesync::{FileSync, FileSyncOptions};
@@ -273,12 +273,19 @@ async fn start_node(
     );
     let work_dir = config.data_dir.join("uploads");
     std::fs::create_dir_all(&work_dir).with_context(|| format!("create {}", work_dir.display()))?;
+    let admin = AdminClient::new(identity.clone(), &config.node.address.to_string(), config.ports.peer)?;
     let rest = conclave_rest::router(RestState {
         authenticator: Authenticator::new(store.clone()),
         store,
         executor,
         files,
-        cluster: Arc::new(RaftView::new(consensus.clone(), identity.ca_certificate_pem.clone())),
+        cluster: Arc::new(RaftView {
+            consensus: consensus.clone(),
+            admin: Arc::new(admin),
+            events: consul_api.events(),
+            ca_certificate: identity.ca_certificate_pem.clone(),
+            tasks: services.clone(),
+        }),
         work_dir,
         active_only: config.status_contract == StatusContract::ActiveOnly,
     });

@@ -10,6 +10,8 @@ use conclave_filesync::FileSyncError;
 use conclave_store::StoreError;
 use serde_json::json;
 
+use crate::state::ClusterError;
+
 /// An error answer.
 #[derive(Debug)]
 pub(crate) struct ApiError {
@@ -33,6 +35,10 @@ impl ApiError {
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found_error", message)
+    }
+
+    pub(crate) fn illegal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "illegal_action_error", message)
     }
 
     pub(crate) fn conflict(message: impl Into<String>) -> Self {
@@ -91,6 +97,17 @@ impl From<AuthError> for ApiError {
             AuthError::Unauthorized(_) => Self::new(StatusCode::UNAUTHORIZED, "unauthorized_error", message),
             AuthError::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, "forbidden_error", message),
             AuthError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ClusterError> for ApiError {
+    fn from(error: ClusterError) -> Self {
+        let message = error.to_string();
+        match error {
+            ClusterError::UnknownNode(_) => Self::not_found(message),
+            ClusterError::Refused(_) => Self::illegal(message),
+            ClusterError::Unavailable(_) => Self::unavailable(message),
         }
     }
 }

@@ -10,7 +10,7 @@ mod list;
 mod routes;
 mod state;
 
-pub use state::{BrokerView, ClusterView, NodeView, RestState};
+pub use state::{BrokerView, ClusterError, ClusterView, Invitation, LogLine, NodeChecks, NodeView, RestState};
 
 use axum::Router;
 

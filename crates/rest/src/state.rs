@@ -19,6 +19,59 @@ pub struct NodeView {
     pub address: String,
     /// Whether it does all its work; else the reasons why not.
     pub failures: Vec<String>,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Whether it is held for alive and answers.
+    pub online: bool,
+    /// How its parts are.
+    pub checks: NodeChecks,
+}
+
+/// The parts of a node as 4.x tells them apart. A node that does not answer passes none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeChecks {
+    /// Its part of the Raft group.
+    pub raft: bool,
+    /// Its PostgreSQL.
+    pub database: bool,
+    /// Everything else on it.
+    pub services: bool,
+    /// Whether the leader hears it.
+    pub heartbeat: bool,
+}
+
+/// Something that happened in the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Names it; whoever shows it gets what came after.
+    pub cursor: String,
+    /// When, in microseconds of Unix time.
+    pub at: i64,
+    /// What, in a sentence.
+    pub text: String,
+}
+
+/// What a new node needs to join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invitation {
+    /// A one-time token.
+    pub token: String,
+    /// Where to show it: `host:port`.
+    pub peer: String,
+}
+
+/// Why the cluster was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClusterError {
+    /// No such node.
+    #[error("{0}")]
+    UnknownNode(String),
+    /// The cluster may not be changed so.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody could be asked, or it was not done in time.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 /// A broker as clients see it.
@@ -43,6 +96,16 @@ pub trait ClusterView: Send + Sync {
     fn ca_certificate(&self) -> String;
     /// Whether this node leads.
     fn is_leader(&self) -> bool;
+    /// Where the leader's Raft listens, if one is known: `host:port`.
+    fn leader_address(&self) -> Option<String>;
+    /// What has happened after the line of this cursor, or all that is remembered.
+    fn log(&self, since: Option<&str>) -> Vec<LogLine>;
+    /// Makes a node the active one: leader, and primary of the database.
+    async fn make_active(&self, name: &str) -> Result<(), ClusterError>;
+    /// Takes a node out of the cluster.
+    async fn remove(&self, name: &str) -> Result<(), ClusterError>;
+    /// Lets one node join.
+    async fn invite(&self) -> Result<Invitation, ClusterError>;
 }
 
 /// The state of the API on this node. Cheap to clone.

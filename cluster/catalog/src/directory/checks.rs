@@ -115,6 +115,9 @@ pub struct Check {
     pub create_index: u64,
     /// When it was changed last.
     pub modify_index: u64,
+    /// Since when it has the status that it has: a status that comes back is another one.
+    #[serde(default)]
+    pub status_index: u64,
 }
 
 /// A check on its way into the catalog.

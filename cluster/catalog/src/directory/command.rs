@@ -174,6 +174,15 @@ pub enum DirectoryCommand {
         /// A check of it.
         check: Option<String>,
     },
+    /// The leader: a check has been critical for so long that its service goes, unless it has not been critical all the time.
+    DeregisterCritical {
+        /// The node.
+        node: String,
+        /// The check.
+        check: String,
+        /// Since when it was seen to be critical.
+        since: u64,
+    },
     /// A check's result.
     UpdateCheck {
         /// The node.

@@ -84,6 +84,9 @@ impl Directory {
             DirectoryCommand::Deregister { node, service, check } => {
                 self.deregister(index, &node, service.as_deref(), check.as_deref())?;
             }
+            DirectoryCommand::DeregisterCritical { node, check, since } => {
+                self.deregister_critical(index, &node, &check, since)?;
+            }
             DirectoryCommand::UpdateCheck {
                 node,
                 check,
@@ -231,6 +234,15 @@ impl Directory {
             (None, Some(check)) => self.remove_check(index, node, check),
         }
         Ok(())
+    }
+
+    fn deregister_critical(&mut self, index: u64, node: &str, id: &str, since: u64) -> Result<(), DirectoryRefusal> {
+        let check = self.services.node(node).and_then(|node| node.checks.get(id));
+        let still = check.filter(|check| check.status == CheckStatus::Critical && check.status_index == since);
+        match still.and_then(|check| check.service_id.clone()) {
+            Some(service) => self.deregister(index, node, Some(&service), None),
+            None => Ok(()),
+        }
     }
 
     fn remove_node(&mut self, index: u64, node: &str) {

@@ -302,6 +302,7 @@ impl Services {
         let found = self.nodes.get(node)?;
         let old = found.checks.get(spec.id.as_str()).cloned();
         let known = old.as_ref().map(|old| (old.status, old.output.clone()));
+        let since = |status| status_index(index, old.as_deref(), status);
         let (status, output) = match (spec.status, known) {
             (None, Some(known)) => known,
             (given, _) => (given.unwrap_or(CheckStatus::Critical), cut_output(spec.output)),
@@ -316,6 +317,7 @@ impl Services {
             definition: spec.definition,
             create_index: old.as_ref().map_or(index, |old| old.create_index),
             modify_index: index,
+            status_index: since(status),
         };
         self.set_check(index, node, old, check)
     }
@@ -333,6 +335,7 @@ impl Services {
             status,
             output: cut_output(output),
             modify_index: index,
+            status_index: status_index(index, Some(&old), status),
             ..(*old).clone()
         };
         self.set_check(index, node, Some(old), check)
@@ -378,4 +381,9 @@ impl Services {
         self.checks_index = index;
         true
     }
+}
+
+fn status_index(index: u64, old: Option<&Check>, status: CheckStatus) -> u64 {
+    let same = old.filter(|old| old.status == status);
+    same.map_or(index, |old| old.status_index)
 }

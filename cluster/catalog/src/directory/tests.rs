@@ -298,6 +298,67 @@ fn a_critical_check_ends_the_sessions_that_depend_on_it() {
 }
 
 #[test]
+fn a_service_goes_for_a_check_that_has_been_critical_since_it_was_seen_so() {
+    let mut log = Log::new();
+    let service = ServiceSpec {
+        id: "web".into(),
+        name: "web".into(),
+        ..ServiceSpec::default()
+    };
+    let check = CheckSpec {
+        id: "up".into(),
+        name: "up".into(),
+        notes: String::new(),
+        status: Some(CheckStatus::Critical),
+        output: String::new(),
+        service_id: Some("web".into()),
+        definition: CheckDefinition {
+            kind: CheckKind::Ttl { millis: 1000 },
+            deregister_after_ms: Some(60_000),
+            ..CheckDefinition::default()
+        },
+    };
+    log.apply(DirectoryCommand::Register(Box::new(Registration {
+        node: NODE.into(),
+        facts: None,
+        service: Some(service),
+        checks: vec![check],
+        replace_checks: false,
+    })))
+    .unwrap();
+    let update = |status, output: &str| DirectoryCommand::UpdateCheck {
+        node: NODE.into(),
+        check: "up".into(),
+        status,
+        output: output.into(),
+    };
+    let verdict = |since| DirectoryCommand::DeregisterCritical {
+        node: NODE.into(),
+        check: "up".into(),
+        since,
+    };
+    let since = |log: &Log| {
+        let node = log.state.services().node(NODE).cloned();
+        node.and_then(|node| node.checks.get("up").map(|check| check.status_index))
+    };
+    let first = since(&log).unwrap();
+    log.apply(update(CheckStatus::Critical, "still")).unwrap();
+    assert_eq!(since(&log), Some(first), "the output is another, the status is not");
+    // A verdict on its way while the check passes, and one that comes when it is critical again.
+    log.apply(update(CheckStatus::Passing, "")).unwrap();
+    log.apply(verdict(first)).unwrap();
+    assert!(since(&log).is_some(), "it passes");
+    log.apply(update(CheckStatus::Critical, "")).unwrap();
+    log.apply(verdict(first)).unwrap();
+    let second = since(&log).unwrap();
+    assert!(second > first, "it has not been critical all the time");
+    log.apply(verdict(second)).unwrap();
+    assert_eq!(since(&log), None);
+    assert!(!log.state.services().by_name().contains_key("web"));
+    log.apply(verdict(second)).unwrap();
+}
+
+#[test]
 fn registering_twice_changes_nothing_and_keeps_what_checks_found() {
     let mut log = Log::new();
     let registration = |port, ids: &[&str], replace_checks| {

@@ -15,7 +15,7 @@ use crate::load::{Client, quantile};
 /// Between trials the group settles.
 const SETTLE: Duration = Duration::from_millis(700);
 
-fn summary(mut times: Vec<f64>) -> Value {
+pub(crate) fn summary(mut times: Vec<f64>) -> Value {
     times.sort_by(f64::total_cmp);
     json!({
         "trials": times.len(),

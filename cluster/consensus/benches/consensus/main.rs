@@ -13,6 +13,7 @@
     reason = "the benchmark's own tasks; it is no part of the product"
 )]
 
+mod blocking;
 mod cluster;
 mod etcd;
 mod failover;
@@ -38,7 +39,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What is measured, and how much of it.
 #[derive(Parser, Debug, Clone)]
 pub(crate) struct Options {
-    /// Which parts: put, failover, freeze, transfer, idle, state, soak; all but soak by default.
+    /// Which parts: put, failover, freeze, transfer, idle, blocking, state, soak; all but soak by default.
     parts: Vec<String>,
     /// Rounds of each load; the systems take turns.
     #[arg(long, default_value_t = 5)]
@@ -52,6 +53,9 @@ pub(crate) struct Options {
     /// Trials of each way to lose the leader.
     #[arg(long, default_value_t = 50)]
     trials: usize,
+    /// Queries that wait for one key.
+    #[arg(long, default_value_t = 1000)]
+    queries: usize,
     /// Seconds of the soak: idle group, loaded processor and disk.
     #[arg(long, default_value_t = 300)]
     soak: u64,
@@ -98,7 +102,7 @@ async fn measure(options: &Options) -> anyhow::Result<()> {
     let wanted =
         |part: &str| options.parts.iter().any(|name| name == part) || (options.parts.is_empty() && part != "soak");
     let mut report = Report::new();
-    if ["put", "failover", "freeze", "transfer", "idle", "soak"]
+    if ["put", "failover", "freeze", "transfer", "idle", "blocking", "soak"]
         .iter()
         .any(|part| wanted(part))
     {
@@ -108,6 +112,11 @@ async fn measure(options: &Options) -> anyhow::Result<()> {
         }
         if wanted("put") {
             puts(options, &cluster, root.path(), &mut report).await?;
+        }
+        // What serves the queries goes on to run: after what is measured of a member without it.
+        if wanted("blocking") {
+            let result = blocking::queries(&cluster, options.queries, options.trials).await?;
+            report.add("blocking queries", result);
         }
         if wanted("transfer") {
             report.add("transfer", failover::transfers(&cluster, options.trials).await?);

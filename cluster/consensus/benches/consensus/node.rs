@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use conclave_catalog::files::{ContentHash, Entry, FilesCommand};
 use conclave_catalog::{Command, NodeId};
 use conclave_consensus::{Consensus, Profile, StartOptions, identity_dir, start};
+use conclave_consul_api::{ConsulApi, ConsulApiOptions};
 use conclave_net::{NodeIdentity, ServerTls, bind, serve};
 use conclave_runtime::Tasks;
 use serde_json::{Value, json};
@@ -35,6 +36,7 @@ pub(crate) fn main(arguments: &[String]) -> anyhow::Result<()> {
         .build()?;
     let tasks = Tasks::new("node");
     let identity = NodeIdentity::load(&identity_dir(&PathBuf::from(folder)))?;
+    let own = identity.clone();
     let (consensus, tasks) = runtime.block_on(async {
         let tls = ServerTls::for_peers_and_joiners(&identity)?;
         let listener = bind(format!("{address}:{port}").parse()?).await?;
@@ -55,7 +57,13 @@ pub(crate) fn main(arguments: &[String]) -> anyhow::Result<()> {
         if words[0] == "stop" {
             break;
         }
-        match runtime.block_on(obey(&consensus, &words)) {
+        let obeyed = async {
+            match words[0].as_str() {
+                "api" => serve_api(&consensus, &own, address, &tasks).await,
+                _ => obey(&consensus, &words).await,
+            }
+        };
+        match runtime.block_on(obeyed) {
             Ok(answer) => say(&answer),
             Err(error) => say(&json!({ "error": error.to_string() })),
         }
@@ -65,6 +73,21 @@ pub(crate) fn main(arguments: &[String]) -> anyhow::Result<()> {
         tasks.stop(Duration::from_secs(2)).await;
     });
     Ok(())
+}
+
+/// Serves the HTTP API from now on; the answer names the port.
+async fn serve_api(
+    consensus: &Consensus,
+    identity: &NodeIdentity,
+    address: &str,
+    tasks: &Tasks,
+) -> anyhow::Result<Value> {
+    // Its calls to the leader are renewals, of which there are none here.
+    let (api, _renewals) = ConsulApi::start(ConsulApiOptions::new(identity.clone()), consensus, tasks)?;
+    let listener = bind(format!("{address}:0").parse()?).await?;
+    let port = listener.local_addr()?.port();
+    serve(tasks, "api", listener, ServerTls::for_users(identity)?, api.router());
+    Ok(json!({ "port": port }))
 }
 
 /// The workers of a node's runtime.

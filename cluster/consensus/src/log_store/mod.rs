@@ -18,12 +18,13 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::timings::Spent;
 use crate::types::{Entry, Group, LogId, Vote};
 
 use cache::Cache;
 pub(crate) use cache::LogSize;
-use writer::Write;
 pub(crate) use writer::Writer;
+use writer::{Begun, Write};
 
 /// Writes that may wait for the disk. openraft sends few at a time; more than this is a stalled disk.
 const QUEUE: usize = 1024;
@@ -35,6 +36,8 @@ const APPEND_BYTES: usize = 1 << 20;
 pub(crate) struct LogStore {
     cache: Arc<RwLock<Cache>>,
     writer: mpsc::Sender<Write>,
+    /// Whose log it is, and where the time goes that its writes as leader take.
+    measured: Option<(u64, Spent)>,
 }
 
 impl LogStore {
@@ -45,8 +48,25 @@ impl LogStore {
         let store = Self {
             cache: Arc::new(RwLock::new(cache)),
             writer: sender,
+            measured: None,
         };
         Ok((store, writer))
+    }
+
+    /// The same store, which measures what `node` writes through it as leader.
+    pub(crate) fn measured(self, node: u64, spent: Spent) -> Self {
+        Self {
+            measured: Some((node, spent)),
+            ..self
+        }
+    }
+
+    /// Begins to measure a write, if this node leads: it has the vote then that its followers accept.
+    fn begin(&self) -> Option<Begun> {
+        let (node, spent) = self.measured.as_ref()?;
+        let vote = self.vote()?;
+        let leads = vote.committed && vote.leader_id.voted_for == *node;
+        leads.then(|| Begun::now(spent))
     }
 
     /// How much the log holds.
@@ -181,13 +201,14 @@ impl RaftLogStorage<Group> for LogStore {
         I::IntoIter: OptionalSend,
     {
         // Entries share their bytes: the writer's copy costs a reference.
+        let begun = self.begin();
         let entries: Vec<Entry> = entries.into_iter().collect();
         let committed = self.change(|cache| {
             cache.append(entries.iter().cloned())?;
             cache.noted = cache.committed;
             io::Result::Ok(cache.committed)
         })?;
-        self.enqueue(Write::Append(entries, committed, callback)).await
+        self.enqueue(Write::Append(entries, committed, callback, begun)).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {

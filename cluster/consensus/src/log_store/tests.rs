@@ -24,7 +24,7 @@ impl StoreBuilder<Group, LogStore, StateMachine, tempfile::TempDir> for OnDisk {
         let options = Options { segment_bytes: 512 };
         let (log, writer) = LogStore::open(disk, &dir.path().join("log"), options).unwrap();
         writer.run_on_thread().unwrap();
-        let (machine, _) = StateMachine::new(snapshots, current, Offload::Threads);
+        let (machine, _) = StateMachine::new(snapshots, current, Offload::Threads, Spent::default());
         Ok((dir, log, machine))
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use conclave_proto::consensus as proto;
@@ -16,6 +17,7 @@ use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use super::cache::Cache;
+use crate::timings::Spent;
 use crate::types::{Entry, Group, LogId, Vote};
 use crate::wire::{entry_in, entry_out, log_id_in, log_id_out, vote_in, vote_out};
 
@@ -39,10 +41,29 @@ mod kind {
 /// Tells whoever waits that a write is on disk, or is not.
 pub(super) type Done = oneshot::Sender<Result<(), String>>;
 
+/// A write whose time is measured until it is on disk.
+pub(super) struct Begun {
+    at: Instant,
+    spent: Spent,
+}
+
+impl Begun {
+    pub(super) fn now(spent: &Spent) -> Self {
+        Self {
+            at: Instant::now(),
+            spent: spent.clone(),
+        }
+    }
+
+    fn end(self) {
+        self.spent.add(self.at.elapsed());
+    }
+}
+
 /// A change of the log.
 pub(super) enum Write {
     /// With the committed index as it was then.
-    Append(Vec<Entry>, Option<LogId>, IOFlushed<Group>),
+    Append(Vec<Entry>, Option<LogId>, IOFlushed<Group>, Option<Begun>),
     Vote(Vote, Done),
     /// May be lost: it only shortens the replay after a restart.
     Committed(LogId),
@@ -160,7 +181,12 @@ impl Writer {
         }
         for write in group.writes {
             match write {
-                Write::Append(_, _, flushed) => flushed.io_completed(outcome.clone().map_err(io::Error::other)),
+                Write::Append(_, _, flushed, begun) => {
+                    if let (Some(begun), Ok(())) = (begun, &outcome) {
+                        begun.end();
+                    }
+                    flushed.io_completed(outcome.clone().map_err(io::Error::other));
+                }
                 Write::Vote(_, done) | Write::Truncate(_, done) => {
                     // Nobody waits any more when the node is stopping.
                     let _stopping = done.send(outcome.clone());
@@ -176,7 +202,7 @@ impl Writer {
 
     fn append(&mut self, write: &Write) -> io::Result<()> {
         match write {
-            Write::Append(entries, committed, _) => {
+            Write::Append(entries, committed, ..) => {
                 if let Some(committed) = committed.filter(|committed| self.head.committed < Some(*committed)) {
                     self.head.committed = Some(committed);
                     self.put(kind::COMMITTED, &log_id_out(committed))?;

@@ -1,8 +1,8 @@
 //! Appends to one member: a stream of requests, and their answers in the same order.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use conclave_proto::consensus::AppendRequest;
 use conclave_proto::consensus::raft_client::RaftClient;
@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 
 use super::purged::Stuck;
 use super::unreachable;
+use crate::timings::Spent;
 use crate::types::Group;
 use crate::wire::{append_out, result_in};
 
@@ -32,13 +33,14 @@ pub(super) async fn stream<'s, S>(
     mut client: RaftClient<Channel>,
     input: S,
     stuck: Stuck,
+    spent: Spent,
     _: RPCOption,
 ) -> Result<Answers<'s>, RPCError<Group>>
 where
     S: Stream<Item = AppendEntriesRequest<Group>> + OptionalSend + Unpin + 'static,
 {
-    let sent = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&sent);
+    let unanswered = Unanswered::default();
+    let asked = unanswered.clone();
     let (open, closed) = oneshot::channel();
     // A request that cannot be encoded ends the stream; openraft begins another one and meets the same, loudly.
     // The connection would keep reading requests after the answers have been given up, and openraft's next stream waits for
@@ -54,7 +56,7 @@ where
         })
         .filter_map(|request| std::future::ready(request.ok()))
         .inspect(move |_: &AppendRequest| {
-            counter.fetch_add(1, Ordering::Relaxed);
+            asked.lock().push_back(Instant::now());
         });
     let opening = tokio::time::timeout(OPEN_TIMEOUT, client.append_stream(requests));
     let answers = opening
@@ -64,8 +66,8 @@ where
         .into_inner();
     let state = Some(Progress {
         answers,
-        sent,
-        answered: 0,
+        unanswered,
+        spent,
         stuck,
         _open: open,
     });
@@ -81,10 +83,20 @@ where
     })))
 }
 
+/// When the requests went out that have no answer yet.
+#[derive(Clone, Default)]
+struct Unanswered(Arc<Mutex<VecDeque<Instant>>>);
+
+impl Unanswered {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Progress {
     answers: tonic::Streaming<conclave_proto::consensus::AppendResponse>,
-    sent: Arc<AtomicU64>,
-    answered: u64,
+    unanswered: Unanswered,
+    spent: Spent,
     stuck: Stuck,
     /// Ends the requests when it is dropped.
     _open: oneshot::Sender<()>,
@@ -93,7 +105,7 @@ struct Progress {
 impl Progress {
     async fn next(&mut self) -> Result<Option<StreamAppendResult<Group>>, Unreachable<Group>> {
         loop {
-            let waiting = self.sent.load(Ordering::Relaxed) > self.answered;
+            let waiting = !self.unanswered.lock().is_empty();
             let Ok(answer) = tokio::time::timeout(ANSWER_TIMEOUT, self.answers.message()).await else {
                 if waiting {
                     return Err(unreachable(format!(
@@ -107,7 +119,9 @@ impl Progress {
             let Some(answer) = answer.map_err(|status| unreachable(status.message()))? else {
                 return self.stuck.check().map(|()| None);
             };
-            self.answered += 1;
+            if let Some(sent) = self.unanswered.lock().pop_front() {
+                self.spent.add(sent.elapsed());
+            }
             return result_in(answer).map(Some).map_err(unreachable);
         }
     }
@@ -164,7 +178,13 @@ mod tests {
             let _as_long_as_the_stream = &held;
         });
         let option = RPCOption::new(Duration::from_millis(75));
-        let answers = super::stream(silent_member().await, requests, Stuck::default(), option);
+        let answers = super::stream(
+            silent_member().await,
+            requests,
+            Stuck::default(),
+            Spent::default(),
+            option,
+        );
         drop(answers.await.unwrap());
         let outcome = tokio::time::timeout(DEADLINE, released).await;
         assert!(outcome.expect("the requests are dropped").is_err());

@@ -31,6 +31,7 @@ use tonic::transport::Channel;
 use crate::log_store::LogStore;
 use crate::packed::{pack, unpack};
 use crate::snapshot::SnapshotFile;
+use crate::timings::{Spent, Timings};
 use crate::types::{Group, Snapshot, Vote};
 use crate::wire::{append_out, response_in};
 
@@ -89,6 +90,7 @@ pub(crate) struct Links {
     pub(crate) channels: Channels,
     /// What is sent comes from here.
     pub(crate) log: LogStore,
+    pub(crate) timings: Timings,
 }
 
 impl RaftNetworkFactory<Group> for Links {
@@ -118,9 +120,14 @@ impl Links {
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         });
+        let spent = match lane {
+            Lane::Heartbeat => &self.timings.heartbeat,
+            Lane::Log | Lane::Snapshot | Lane::Calls => &self.timings.append,
+        };
         Link {
             client,
             log: self.log.clone(),
+            spent: spent.clone(),
         }
     }
 }
@@ -129,6 +136,8 @@ impl Links {
 pub(crate) struct Link {
     client: Result<RaftClient<Channel>, String>,
     log: LogStore,
+    /// What its appends take.
+    spent: Spent,
 }
 
 fn unreachable(why: impl ToString) -> Unreachable<Group> {
@@ -193,9 +202,9 @@ impl RaftNetworkV2<Group> for Link {
         S: Stream<Item = AppendEntriesRequest<Group>> + OptionalSend + Unpin + 'static,
     {
         let client = self.client().cloned();
-        let log = self.log.clone();
+        let (log, spent) = (self.log.clone(), self.spent.clone());
         let (input, stuck) = purged::until_stuck(input, move |previous| log.has_purged_after(previous));
-        Box::pin(async move { append::stream(client?, input, stuck, option).await })
+        Box::pin(async move { append::stream(client?, input, stuck, spent, option).await })
     }
 
     async fn vote(

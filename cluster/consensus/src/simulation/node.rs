@@ -68,6 +68,7 @@ pub(super) async fn start(world: &World, node: u64) {
             (RequestId(uuid::Uuid::from_u128(request)), wall_clock(&clock, node))
         }),
         report: Arc::new(|| serde_json::Value::Null),
+        timings: crate::timings::Timings::default(),
     };
     let tasks = Tasks::new("node");
     let member = member::start(parts, &tasks)

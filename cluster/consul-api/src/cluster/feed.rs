@@ -29,7 +29,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// What happened on this node's watch. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Feed {
+pub struct Feed {
     /// Stands in front of the ids: numbers begin anew with each process, and a reader brings those of the one before.
     run: u32,
     remembered: Arc<Mutex<VecDeque<Arc<ClusterEvent>>>>,
@@ -104,16 +104,22 @@ impl Feed {
         (u32::from_str_radix(run, 16).ok()? == self.run).then(|| number.parse().ok())?
     }
 
+    /// What is remembered, oldest first, each event with its id: everything, or what came after the event of an id that this
+    /// process gave.
+    pub fn remembered(&self, after: Option<&str>) -> Vec<(String, Arc<ClusterEvent>)> {
+        let seen = after.and_then(|id| self.number(id));
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = later(&remembered, seen).into_iter();
+        later.map(|event| (id(self.run, event.number), event)).collect()
+    }
+
     /// The stream of a reader that has seen everything up to the event of this id; without one, or with one of another process
     /// of this node, of what is still to come and what is remembered.
     pub(crate) fn read(&self, last_id: Option<&str>) -> Response {
         let seen = last_id.and_then(|id| self.number(id));
         let (missed, receiver) = {
             let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-            let missed = remembered
-                .iter()
-                .filter(|event| seen.is_none_or(|seen| event.number > seen));
-            (missed.cloned().collect::<Vec<_>>(), self.sender.subscribe())
+            (later(&remembered, seen), self.sender.subscribe())
         };
         let shutdown = self.shutdown.clone();
         let run = self.run;
@@ -132,6 +138,15 @@ impl Feed {
             .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
             .into_response()
     }
+}
+
+/// The events after the one that was `seen`; all of them when none was.
+fn later(remembered: &VecDeque<Arc<ClusterEvent>>, seen: Option<u64>) -> Vec<Arc<ClusterEvent>> {
+    let later = remembered.iter();
+    later
+        .filter(|event| seen.is_none_or(|seen| event.number > seen))
+        .cloned()
+        .collect()
 }
 
 fn until(

@@ -10,7 +10,7 @@ mod status;
 
 pub use collect::collect;
 pub use events::ClusterEvent;
-pub(crate) use feed::Feed;
+pub use feed::Feed;
 pub use report::{NodeReport, Part};
 pub(crate) use router::router;
 pub use status::{Cause, ClusterStatus, Health, LeaderStatus, NodeStatus};

@@ -14,7 +14,8 @@ use super::error::ApiError;
 /// Consul's name for a token in a header.
 const TOKEN_HEADER: &str = "x-consul-token";
 
-/// A body that is too large is read to its end up to this size: a client that is still sending reads no answer.
+/// The body of a request that is refused is read to its end up to this size: a client that is still sending reads no answer, and
+/// one that has sent it finds the connection closed when it asks again.
 const DRAINED_BYTES_MAX: u64 = 16 << 20;
 
 /// A request.
@@ -143,9 +144,15 @@ impl Call {
     }
 }
 
-async fn drain(body: Body) {
-    let mut pieces = body.into_data_stream();
-    while let Some(Ok(_)) = pieces.next().await {}
+/// Reads a body that nobody needs.
+pub(super) async fn drain(body: Body) {
+    let (mut pieces, mut left) = (body.into_data_stream(), DRAINED_BYTES_MAX);
+    while let Some(Ok(piece)) = pieces.next().await {
+        match left.checked_sub(piece.len() as u64) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
 }
 
 /// The peer that the connection's certificate proved, if any.

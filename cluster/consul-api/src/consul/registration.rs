@@ -14,6 +14,8 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 /// Nothing is checked more often.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// A service whose check is critical is not deregistered sooner (spec/consul-api.md, section 7).
+const DEREGISTER_MIN: Duration = Duration::from_secs(60);
 /// Kinds of checks that would run programs on the manager's machine, or that are not known here.
 const REFUSED: [&str; 8] = [
     "Script",
@@ -229,7 +231,8 @@ fn check(fields: &Fields<'_>) -> Result<CheckSpec, ApiError> {
         .max(Duration::from_millis(1));
     let deregister = fields
         .duration("DeregisterCriticalServiceAfter")?
-        .filter(|after| !after.is_zero());
+        .filter(|after| !after.is_zero())
+        .map(|after| after.max(DEREGISTER_MIN));
     Ok(CheckSpec {
         id: String::new(),
         name: String::new(),

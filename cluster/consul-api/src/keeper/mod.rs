@@ -71,14 +71,14 @@ impl Keeper {
         // A majority must confirm it first: a deposed leader's renewals would deceive the client.
         let state = self.consensus.linearizable().await.ok()?;
         let now = self.now();
-        let renewal = self.measured(|timers| timers.renew(now, timer))?;
+        let renewal = self.measured(|_, timers| timers.renew(now, timer))?;
         let lives_for_ever = matches!(timer, Timer::Session(id)
             if state.directory().sessions().get(id).is_some_and(|session| session.ttl.is_none()));
         Some(if lives_for_ever { Renewal::Renewed } else { renewal })
     }
 
-    /// The timers as of the state now; `None` when this node does not lead.
-    fn measured<T>(&self, work: impl FnOnce(&mut Timers) -> T) -> Option<T> {
+    /// The term and the timers as of the state now; `None` when this node does not lead.
+    fn measured<T>(&self, work: impl FnOnce(u64, &mut Timers) -> T) -> Option<T> {
         let leadership = self.consensus.leadership().borrow().clone();
         let mut held = self.lock();
         if !leadership.is_leader {
@@ -99,7 +99,7 @@ impl Keeper {
         let kept = held.as_mut()?;
         kept.timers.follow(now, kept.known.directory(), state.directory());
         kept.known = state;
-        Some(work(&mut kept.timers))
+        Some(work(kept.term, &mut kept.timers))
     }
 
     pub(crate) async fn run(self, shutdown: Shutdown) {
@@ -108,11 +108,11 @@ impl Keeper {
             state.mark_unchanged();
             leadership.mark_unchanged();
             let now = self.now();
-            let measured = self.measured(|timers| (timers.ended(now), timers.next()));
-            let (ended, next) = measured.unwrap_or_default();
+            let measured = self.measured(|term, timers| (term, timers.ended(now), timers.next()));
+            let (term, ended, next) = measured.unwrap_or_default();
             if !ended.is_empty() {
                 let state = Arc::clone(&state.borrow());
-                self.end(state.directory(), ended).await;
+                self.end(term, state.directory(), ended).await;
                 continue;
             }
             let sleep = async {
@@ -130,15 +130,15 @@ impl Keeper {
         }
     }
 
-    /// Proposes what follows.
-    async fn end(&self, state: &Directory, ended: Vec<Timer>) {
+    /// Proposes what follows. In the term in which it was measured: whoever leads after it has renewed things since.
+    async fn end(&self, term: u64, state: &Directory, ended: Vec<Timer>) {
         let proposals = commands(state, &ended).into_iter().map(|(timers, command)| async move {
             tracing::info!(what = ?timers.first(), count = timers.len(), "time is over");
             let outcome = self
                 .consensus
-                .propose_within(Command::Directory(command), PROPOSE_LIMIT)
+                .propose_in_term(term, Command::Directory(command), PROPOSE_LIMIT)
                 .await;
-            // A refusal means that it is gone already.
+            // A refusal means that it is gone already, or another's business.
             if let Err(error @ ConsensusError::Unavailable(_)) = outcome {
                 tracing::warn!(%error, "an end could not be committed; it is tried again");
                 return timers;
@@ -147,7 +147,7 @@ impl Keeper {
         });
         let failed: Vec<Timer> = join_all(proposals).await.into_iter().flatten().collect();
         let now = self.now();
-        self.measured(|timers| failed.iter().for_each(|timer| timers.retry(now, timer)));
+        self.measured(|_, timers| failed.iter().for_each(|timer| timers.retry(now, timer)));
     }
 }
 
@@ -177,17 +177,13 @@ fn commands(state: &Directory, ended: &[Timer]) -> Vec<(Vec<Timer>, DirectoryCom
                 let command = DirectoryCommand::EndSessionsOfDead { node: node.to_string() };
                 commands.push((vec![timer.clone()], command));
             }
-            Timer::Deregister(node, id) => {
-                let check = state.services().node(node).and_then(|node| node.checks.get(id));
-                let service = check.and_then(|check| check.service_id.clone());
-                if let Some(service) = service {
-                    let command = DirectoryCommand::Deregister {
-                        node: node.to_string(),
-                        service: Some(service.to_string()),
-                        check: None,
-                    };
-                    commands.push((vec![timer.clone()], command));
-                }
+            Timer::Deregister(node, id, since) => {
+                let command = DirectoryCommand::DeregisterCritical {
+                    node: node.to_string(),
+                    check: id.to_string(),
+                    since: *since,
+                };
+                commands.push((vec![timer.clone()], command));
             }
         }
     }

@@ -17,8 +17,6 @@ use imbl::ordmap::DiffItem;
 const SESSION_TTLS: u64 = 2;
 /// A member that is silent for longer than its manager takes to restart: sessions that depend on its life end.
 const DEAD_GRACE: Duration = Duration::from_secs(10);
-/// `DeregisterCriticalServiceAfter` is no shorter (spec/consul-api.md, section 7).
-const DEREGISTER_MIN: Duration = Duration::from_secs(60);
 /// A command that could not be committed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -36,8 +34,9 @@ pub(crate) enum Timer {
     Delay(u64),
     /// How long a member has been dead.
     DeadMember(Arc<str>),
-    /// How long a check has been critical: node and id.
-    Deregister(Arc<str>, Arc<str>),
+    /// How long a check has been critical: node, id, and since when. One that turns critical again is measured anew, even when
+    /// nobody saw it in between.
+    Deregister(Arc<str>, Arc<str>, u64),
 }
 
 /// What is measured of a node's check, if anything, and for how long.
@@ -140,9 +139,14 @@ impl Timers {
                 match (before, after) {
                     // What goes on is not started anew by a change of something else.
                     (Some(before), Some(after)) if before == after => {}
-                    (_, Some((timer, length))) => self.set(now, timer, Some(length)),
-                    (Some((timer, _)), None) => self.stop(&timer),
-                    (None, None) => {}
+                    (before, after) => {
+                        if let Some((timer, _)) = before {
+                            self.stop(&timer);
+                        }
+                        if let Some((timer, length)) = after {
+                            self.set(now, timer, Some(length));
+                        }
+                    }
                 }
             }
         }
@@ -232,9 +236,12 @@ fn ttl_timer(node: &Arc<str>, check: &Arc<Check>) -> Option<(Timer, Duration)> {
 }
 
 fn deregister_timer(node: &Arc<str>, check: &Arc<Check>) -> Option<(Timer, Duration)> {
-    let after = Duration::from_millis(check.definition.deregister_after_ms?).max(DEREGISTER_MIN);
+    let after = Duration::from_millis(check.definition.deregister_after_ms?);
     let due = check.status == CheckStatus::Critical && check.service_id.is_some();
-    due.then(|| (Timer::Deregister(Arc::clone(node), Arc::clone(&check.id)), after))
+    due.then(|| {
+        let timer = Timer::Deregister(Arc::clone(node), Arc::clone(&check.id), check.status_index);
+        (timer, after)
+    })
 }
 
 fn dead_timer(node: &Arc<str>, check: &Arc<Check>) -> Option<(Timer, Duration)> {
@@ -245,7 +252,8 @@ fn dead_timer(node: &Arc<str>, check: &Arc<Check>) -> Option<(Timer, Duration)> 
 #[cfg(test)]
 mod tests {
     use conclave_catalog::directory::{
-        Behavior, CheckDefinition, CheckSpec, DirectoryCommand, KvOp, KvWrite, NewSession, NodeSpec, Registration, Ttl,
+        Behavior, CheckDefinition, CheckSpec, DirectoryCommand, KvOp, KvWrite, NewSession, NodeSpec, Registration,
+        ServiceSpec, Ttl,
     };
 
     use super::*;
@@ -333,6 +341,63 @@ mod tests {
         timers.begin(200 * SECOND, &ended);
         assert_eq!(timers.next(), Some(205 * SECOND), "the lock-delay");
         assert_eq!(timers.ended(205 * SECOND), [Timer::Delay(1)]);
+    }
+
+    fn ttl_check(status: CheckStatus, output: &str) -> DirectoryCommand {
+        let service = ServiceSpec {
+            id: "web".into(),
+            name: "web".into(),
+            ..ServiceSpec::default()
+        };
+        let check = CheckSpec {
+            id: "c".into(),
+            name: "c".into(),
+            notes: String::new(),
+            status: Some(status),
+            output: output.into(),
+            service_id: Some("web".into()),
+            definition: CheckDefinition {
+                kind: CheckKind::Ttl { millis: 3000 },
+                deregister_after_ms: Some(60_000),
+                ..CheckDefinition::default()
+            },
+        };
+        DirectoryCommand::Register(Box::new(Registration {
+            node: "n".into(),
+            facts: None,
+            service: Some(service),
+            checks: vec![check],
+            replace_checks: false,
+        }))
+    }
+
+    #[test]
+    fn a_service_goes_when_its_check_has_been_critical_all_the_time() {
+        let empty = with_node();
+        let timer = |since| Timer::Deregister("n".into(), "c".into(), since);
+        let passing = apply(&empty, 2, ttl_check(CheckStatus::Passing, ""));
+        let critical = apply(&passing, 3, ttl_check(CheckStatus::Critical, ""));
+        let louder = apply(&critical, 4, ttl_check(CheckStatus::Critical, "still"));
+        let mut timers = Timers::default();
+        timers.begin(Duration::ZERO, &passing);
+        assert_eq!(timers.next(), Some(3 * SECOND), "the time to live alone");
+        timers.follow(3 * SECOND, &passing, &critical);
+        assert_eq!(timers.next(), Some(63 * SECOND));
+        timers.follow(10 * SECOND, &critical, &louder);
+        assert_eq!(timers.next(), Some(63 * SECOND), "what it says is not what it is");
+        // It recovers and fails again between two looks.
+        let recovered = apply(&louder, 5, ttl_check(CheckStatus::Passing, ""));
+        let again = apply(&recovered, 6, ttl_check(CheckStatus::Critical, "again"));
+        timers.follow(20 * SECOND, &louder, &again);
+        assert_eq!(timers.ended(79 * SECOND), []);
+        assert_eq!(timers.ended(80 * SECOND), [timer(6)]);
+        // Another leader knows how long it has been critical, and not who saw it so.
+        let mut next = Timers::default();
+        next.begin(100 * SECOND, &again);
+        assert_eq!(next.next(), Some(160 * SECOND));
+        let after = apply(&again, 7, ttl_check(CheckStatus::Passing, ""));
+        next.follow(101 * SECOND, &again, &after);
+        assert_eq!(next.ended(1000 * SECOND), [Timer::Check("n".into(), "c".into())]);
     }
 
     #[test]

@@ -1,20 +1,20 @@
 //! The figures that Consul's dashboards know, under their names (spec/consul-api.md, section 6).
 
-use conclave_consensus::{Consensus, Role};
+use conclave_consensus::{Consensus, Role, Spent};
 use serde_json::{Value, json};
 
 use super::page::Page;
-use super::{Metrics, Spent, load, process, resident_bytes};
+use super::{Metrics, load, process, resident_bytes};
 
 /// Figures under Consul's names. Those of times are in milliseconds.
 struct Figures<'a> {
     gauges: Vec<(&'static str, f64)>,
     counters: Vec<(&'static str, u64)>,
-    spent: [(&'static str, &'a Spent); 4],
+    spent: [(&'static str, &'a Spent); 8],
 }
 
 impl Metrics {
-    fn figures(&self, consensus: &Consensus, sessions: usize) -> Figures<'_> {
+    fn figures<'a>(&'a self, consensus: &'a Consensus, sessions: usize) -> Figures<'a> {
         let (facts, state) = (consensus.facts(), consensus.state());
         let nodes = state.borrow().nodes().clone();
         let alive = nodes.values().filter(|node| node.alive).count();
@@ -40,13 +40,18 @@ impl Metrics {
             ("consul_server_isLeader", flag(facts.role == Role::Leader)),
         ];
         let counters = vec![
-            ("consul_raft_apply", load(&self.all.count)),
+            ("consul_raft_apply", self.all.count()),
             ("consul_client_rpc", load(&self.requests)),
             ("consul_rpc_request", load(&self.requests)),
             ("consul_rpc_query", load(&self.queries)),
         ];
+        let [dispatch, apply, append, heartbeat] = raft_steps(consensus);
         let spent = [
             ("consul_raft_commitTime", &self.all),
+            dispatch,
+            apply,
+            append,
+            heartbeat,
             ("consul_kvs_apply", &self.keys),
             ("consul_txn_apply", &self.transactions),
             ("consul_session_apply", &self.sessions),
@@ -73,7 +78,7 @@ impl Metrics {
             page.line(name, "", value);
         }
         for (name, spent) in spent {
-            page.summary(name, millis(spent), load(&spent.count));
+            page.summary(name, millis(spent), spent.count());
         }
         self.counters(&mut page);
         process(&mut page);
@@ -104,7 +109,7 @@ impl Metrics {
         let samples: Vec<_> = spent
             .iter()
             .map(|(name, spent)| {
-                let (count, millis) = (load(&spent.count), millis(spent));
+                let (count, millis) = (spent.count(), millis(spent));
                 let mean = if count > 0 { millis / count as f64 } else { 0.0 };
                 json!({
                     "Name": dotted(name), "Count": count, "Rate": 0, "Sum": millis, "Min": 0, "Max": mean, "Mean": mean,
@@ -119,6 +124,24 @@ impl Metrics {
     }
 }
 
+/// What Raft's steps take, as Consul calls them.
+fn raft_steps(consensus: &Consensus) -> [(&'static str, &Spent); 4] {
+    let steps = consensus.timings();
+    [
+        ("consul_raft_leader_dispatchLog", &steps.dispatch),
+        ("consul_raft_fsm_apply", &steps.apply),
+        ("consul_raft_replication_appendEntries_rpc", &steps.append),
+        ("consul_raft_replication_heartbeat", &steps.heartbeat),
+    ]
+}
+
+/// The same for a page.
+pub(super) fn raft_summaries(page: &mut Page, consensus: &Consensus) {
+    for (name, spent) in raft_steps(consensus) {
+        page.summary(name, millis(spent), spent.count());
+    }
+}
+
 fn millis(spent: &Spent) -> f64 {
-    1000.0 * spent.seconds()
+    1000.0 * spent.total().as_secs_f64()
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use conclave_catalog::Command;
 use conclave_catalog::directory::DirectoryCommand;
-use conclave_consensus::{Consensus, Role};
+use conclave_consensus::{Consensus, Role, Spent};
 use serde_json::Value;
 
 use self::page::{Page, label};
@@ -30,25 +30,6 @@ pub(crate) struct Metrics {
     keys: Spent,
     transactions: Spent,
     sessions: Spent,
-}
-
-/// How many writes there were, and how long they took.
-#[derive(Default)]
-struct Spent {
-    count: AtomicU64,
-    nanos: AtomicU64,
-}
-
-impl Spent {
-    fn add(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(nanos, Ordering::Relaxed);
-    }
-
-    fn seconds(&self) -> f64 {
-        load(&self.nanos) as f64 / 1e9
-    }
 }
 
 /// What a write is about, where dashboards tell writes apart.
@@ -119,6 +100,7 @@ impl Metrics {
             parts(&mut page, &report);
         }
         self.counters(&mut page);
+        consul::raft_summaries(&mut page, consensus);
         process(&mut page);
         page.text
     }
@@ -148,9 +130,9 @@ impl Metrics {
             let bound = *bound as f64 / 1000.0;
             page.line(&format!("{name}_bucket"), &format!("le=\"{bound}\""), sum);
         }
-        page.line(&format!("{name}_bucket"), "le=\"+Inf\"", load(&self.all.count));
-        page.line(&format!("{name}_sum"), "", self.all.seconds());
-        page.line(&format!("{name}_count"), "", load(&self.all.count));
+        page.line(&format!("{name}_bucket"), "le=\"+Inf\"", self.all.count());
+        page.line(&format!("{name}_sum"), "", self.all.total().as_secs_f64());
+        page.line(&format!("{name}_count"), "", self.all.count());
     }
 }
 

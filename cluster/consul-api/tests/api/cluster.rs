@@ -170,6 +170,24 @@ async fn events_and_metrics_tell_what_happens() {
     ] {
         assert!(page.lines().any(|own| own == line), "{line} is not in\n{page}");
     }
+    for path in ["/metrics", "/v1/agent/metrics?format=prometheus"] {
+        let page = client.get(path).await.text();
+        for name in ["consul_raft_leader_dispatchLog", "consul_raft_fsm_apply"] {
+            let (count, sum) = (
+                figure(&page, &format!("{name}_count")),
+                figure(&page, &format!("{name}_sum")),
+            );
+            assert!(count >= 1.0 && sum > 0.0, "{path}: {name} {count} {sum}");
+        }
+        for name in ["appendEntries_rpc", "heartbeat"] {
+            let name = format!("consul_raft_replication_{name}_count");
+            assert_eq!(figure(&page, &name), 0.0, "{path}: {name}: there is no other member");
+        }
+    }
+    let samples = client.get("/v1/agent/metrics").await.json();
+    let applied = samples["Samples"].as_array().unwrap().iter();
+    let mut applied = applied.filter(|sample| sample["Name"] == "consul.raft.fsm.apply");
+    assert!(applied.next().unwrap()["Sum"].as_f64() > Some(0.0), "{samples}");
     assert_eq!(
         (
             client.get("/health/live").await.status,
@@ -190,4 +208,52 @@ async fn events_and_metrics_tell_what_happens() {
     cluster.nodes[0].consensus.propose(setting).await.unwrap();
     let events = client.listen("/v1/cluster/events", "event: setting").await;
     assert!(events.contains("colour") && !events.contains("secret"), "{events}");
+}
+
+/// A figure of a page without labels.
+fn figure(page: &str, name: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("{name} is not in\n{page}"))
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_steps_of_raft_are_measured_where_they_are_taken() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader();
+    let client = cluster.nodes[leader].client();
+    let names = [
+        "consul_raft_leader_dispatchLog",
+        "consul_raft_replication_appendEntries_rpc",
+        "consul_raft_replication_heartbeat",
+        "consul_raft_fsm_apply",
+    ];
+    let figures = |page: &str, kind: &str| names.map(|name| figure(page, &format!("{name}_{kind}")));
+    let before = figures(&client.get("/metrics").await.text(), "count");
+    for number in 0..20 {
+        assert!(client.wrote(&format!("/v1/kv/k{number}"), "v").await);
+    }
+    // Heartbeats come by themselves.
+    let page = until_answer(&client, "/metrics", "another heartbeat", |answer| {
+        figures(&answer.text(), "count")[2] > before[2]
+    })
+    .await
+    .text();
+    let (after, sums) = (figures(&page, "count"), figures(&page, "sum"));
+    for place in [0, 1, 3] {
+        let more = after[place] - before[place];
+        assert!(more >= 20.0, "{}: {more} more for 20 writes", names[place]);
+    }
+    // A step that takes no time at all was not measured, nor was one of a minute.
+    for (place, name) in names.iter().enumerate() {
+        let mean = sums[place] / after[place];
+        assert!(mean > 0.0 && mean < 60_000.0, "{name}: {mean} ms");
+    }
+    let follower = cluster.nodes.iter().find(|node| !node.leads()).unwrap();
+    let own = follower.client().get("/metrics").await.text();
+    let [dispatched, .., applied] = figures(&own, "count");
+    assert!(applied >= 1.0, "it applies what the leader has dispatched: {own}");
+    assert!(dispatched < after[0], "it is the leader's to dispatch: {dispatched}");
 }

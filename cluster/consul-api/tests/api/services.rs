@@ -2,10 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use conclave_catalog::directory::{
+    CheckDefinition, CheckKind, CheckSpec, CheckStatus, DirectoryCommand, Registration, ServiceSpec,
+};
+use conclave_catalog::{Command, Refusal};
+use conclave_consensus::ConsensusError;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Cluster, until_answer};
+use crate::support::{Answer, Client, Cluster, DEADLINE, until, until_answer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn services_are_registered_found_and_deregistered() {
@@ -292,4 +297,127 @@ async fn external_nodes_live_in_the_catalog() {
     assert_eq!(client.get("/v1/catalog/service/pg").await.json(), json!([]));
     let member = client.put("/v1/catalog/deregister", r#"{"Node": "node1"}"#).await;
     assert_eq!(member.status, 500);
+}
+
+/// A service with a check that has to be renewed, as the leader's keeper acts on it: the API itself takes no time below a
+/// minute.
+async fn register(cluster: &Cluster, id: &str, status: CheckStatus, deregister_after_ms: u64) {
+    let service = ServiceSpec {
+        id: id.into(),
+        name: id.into(),
+        ..ServiceSpec::default()
+    };
+    let check = CheckSpec {
+        id: format!("service:{id}"),
+        name: id.into(),
+        notes: String::new(),
+        status: Some(status),
+        output: String::new(),
+        service_id: Some(id.into()),
+        definition: CheckDefinition {
+            kind: CheckKind::Ttl { millis: 600_000 },
+            deregister_after_ms: Some(deregister_after_ms),
+            ..CheckDefinition::default()
+        },
+    };
+    let registration = Registration {
+        node: "node1".into(),
+        facts: None,
+        service: Some(service),
+        checks: vec![check],
+        replace_checks: false,
+    };
+    let command = Command::Directory(DirectoryCommand::Register(Box::new(registration)));
+    cluster.nodes[0].consensus.propose(command).await.unwrap();
+}
+
+/// The services of the first node, as `client` finds them.
+async fn services(client: &Client) -> Vec<String> {
+    let shown = client.get("/v1/catalog/node/node1").await.json();
+    let services = shown["Services"].as_object().unwrap();
+    services.keys().filter(|id| *id != "consul").cloned().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_check_stays_critical_is_deregistered() {
+    let cluster = Cluster::one().await;
+    let client = cluster.client();
+    register(&cluster, "lost", CheckStatus::Critical, 300).await;
+    register(&cluster, "well", CheckStatus::Passing, 300).await;
+    register(&cluster, "slow", CheckStatus::Critical, 600_000).await;
+    let path = "/v1/catalog/node/node1";
+    let gone = |answer: &Answer| answer.json()["Services"].get("lost").is_none();
+    until_answer(&client, path, "the end of the service", gone).await;
+    assert_eq!(services(&client).await, ["slow", "well"]);
+    let checks = client.get("/v1/agent/checks").await.json();
+    assert!(checks.get("service:lost").is_none(), "{checks}");
+    // One that fails now goes as well.
+    let failed = client.put("/v1/agent/check/fail/service:well", "").await;
+    assert_eq!(failed.status, 200);
+    let gone = |answer: &Answer| answer.json()["Services"].get("well").is_none();
+    until_answer(&client, path, "the end of the second", gone).await;
+    // What clients give is no shorter than a minute.
+    let short = json!({"name": "short", "check": {"ttl": "10s", "DeregisterCriticalServiceAfter": "1s"}});
+    assert_eq!(
+        client.put("/v1/agent/service/register", short.to_string()).await.status,
+        200
+    );
+    let state = cluster.nodes[0].consensus.state().borrow().clone();
+    let node = state.directory().services().node("node1").cloned().unwrap();
+    assert_eq!(
+        node.checks["service:short"].definition.deregister_after_ms,
+        Some(60_000)
+    );
+}
+
+/// A leader's verdict holds in its own term. The next leader carries none of it out, and measures in full.
+#[tokio::test(flavor = "multi_thread")]
+async fn critical_services_are_deregistered_through_a_change_of_leader() {
+    const WHOLE: Duration = Duration::from_secs(3);
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap();
+    let mut cluster = Cluster::of(3).await;
+    let first = cluster.leader();
+    let term = cluster.nodes[first].consensus.leadership().borrow().term;
+    register(&cluster, "lost", CheckStatus::Critical, millis(WHOLE)).await;
+    register(&cluster, "spared", CheckStatus::Critical, 600_000).await;
+    let checks = cluster.nodes[first].consensus.state().borrow().clone();
+    let since = |id: &str| {
+        let node = checks.directory().services().node("node1").cloned().unwrap();
+        node.checks[format!("service:{id}").as_str()].status_index
+    };
+    let verdict = |id: &str| {
+        Command::Directory(DirectoryCommand::DeregisterCritical {
+            node: "node1".into(),
+            check: format!("service:{id}"),
+            since: since(id),
+        })
+    };
+    let begun = Instant::now();
+    cluster.nodes[first].kill();
+    let others: Vec<usize> = (0..3).filter(|node| *node != first).collect();
+    until("another leader", || {
+        others.iter().any(|node| cluster.nodes[*node].leads())
+    })
+    .await;
+    let next = others
+        .iter()
+        .copied()
+        .find(|node| cluster.nodes[*node].leads())
+        .unwrap();
+    let (node, client) = (&cluster.nodes[next], cluster.nodes[next].client());
+    // What the first leader would have told, had it only been paused.
+    let late = node.consensus.propose_in_term(term, verdict("spared"), DEADLINE).await;
+    let refused = matches!(
+        late,
+        Err(ConsensusError::Refused(Refusal::OtherTerm { decided, .. })) if decided == term
+    );
+    assert!(refused, "{late:?}");
+    let gone = |answer: &Answer| answer.json()["Services"].get("lost").is_none();
+    until_answer(&client, "/v1/catalog/node/node1", "the end of the service", gone).await;
+    assert!(begun.elapsed() >= WHOLE, "its time begins anew with the leader");
+    assert_eq!(services(&client).await, ["spared"]);
+    let now = node.consensus.leadership().borrow().term;
+    let own = node.consensus.propose_in_term(now, verdict("spared"), DEADLINE).await;
+    own.unwrap();
+    assert!(services(&client).await.is_empty());
 }

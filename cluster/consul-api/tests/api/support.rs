@@ -18,11 +18,15 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// Longer than a query waits.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
 /// A node. Dropping its runtime ends it as a killed process would end.
 pub(crate) struct Node {
     runtime: Option<tokio::runtime::Runtime>,
     pub(crate) consensus: Consensus,
+    /// What serves the API.
+    pub(crate) router: axum::Router,
     dir: PathBuf,
     pub(crate) peer: u16,
     pub(crate) status: u16,
@@ -73,7 +77,7 @@ impl Node {
                 .build()
                 .unwrap();
             let folder = dir.clone();
-            let consensus = runtime.block_on(async move {
+            let (consensus, router) = runtime.block_on(async move {
                 let tasks = Tasks::new("node");
                 let identity = NodeIdentity::load(&identity_dir(&folder)).unwrap();
                 let options = StartOptions {
@@ -96,11 +100,12 @@ impl Node {
                 let tls = ServerTls::for_users_and_peers(&identity).unwrap();
                 serve(&tasks, "status", listen(listeners.status), tls, api.router());
                 std::mem::forget(tasks);
-                consensus
+                (consensus, api.router())
             });
             Self {
                 runtime: Some(runtime),
                 consensus,
+                router,
                 dir,
                 peer,
                 status,
@@ -276,7 +281,7 @@ impl Client {
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
         let answer = self
             .https
-            .send(request, Duration::from_secs(60))
+            .send(request, ANSWER_LIMIT)
             .await
             .map_err(|error| error.to_string())?;
         Ok(Answer {

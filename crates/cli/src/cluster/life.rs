@@ -9,7 +9,7 @@ use conclave_catalog::Command;
 use conclave_consensus::{FoundOptions, JoinOptions, found, join};
 use serde_json::{Value, json};
 
-use super::{Node, active};
+use super::Node;
 
 const ADMIN_PASSWORD_LENGTH: usize = 20;
 
@@ -72,15 +72,14 @@ pub(super) async fn leave(node: &Node) -> Result<()> {
     let seen = admin.inspect().await?;
     let own = seen.node(&config.node.name)?.clone();
     let leads = seen.leader == Some(own.id);
-    let holds_primary = seen.database.rule.as_ref().is_some_and(|rule| rule.primary == own.id);
-    if leads || holds_primary {
-        let Some(successor) = active::successor(&seen, own.id) else {
+    if leads || seen.is_primary(own.id) {
+        let Some(successor) = seen.successor(own.id) else {
             bail!(
                 "{} is the active node and no other can take over: of two nodes only one votes. Join a third node first",
                 own.name
             );
         };
-        active::make_active(&admin, &successor).await?;
+        admin.make_active(&successor).await?;
     }
     admin.propose(Command::RemoveNode(own.id)).await?;
     let text = format!(

@@ -4,6 +4,7 @@ mod blueprints;
 mod cluster;
 mod deployments;
 mod executions;
+mod formation;
 mod identity;
 mod records;
 
@@ -71,6 +72,18 @@ pub(crate) fn api() -> Router<RestState> {
         .route("/brokers", get(cluster::brokers))
         .route("/db-nodes", get(cluster::db_nodes))
         .route("/cluster-status", get(cluster::cluster_status))
+        .route(
+            "/cluster",
+            get(formation::state).put(formation::found).patch(formation::update),
+        )
+        .route("/cluster/nodes", get(formation::nodes))
+        .route(
+            "/cluster/nodes/{name}",
+            get(formation::node)
+                .put(formation::invite)
+                .patch(formation::node_update)
+                .delete(formation::remove),
+        )
 }
 
 /// The one path that names no version.
