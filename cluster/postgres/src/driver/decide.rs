@@ -81,7 +81,7 @@ enum Cure {
 pub(crate) struct Ended {
     /// Not in recovery.
     pub(crate) as_primary: bool,
-    /// The timeline of its last checkpoint.
+    /// The timeline that its recovery would end on.
     pub(crate) timeline: u32,
 }
 
@@ -100,8 +100,9 @@ pub(crate) struct Look<'a> {
     pub(crate) half_rewound: bool,
     /// How it ended, where that is asked for: see [`Memory::asks_how_it_ended`].
     pub(crate) ended: Option<Ended>,
-    /// Whether the upstream is a primary that can be copied from, where that is asked for: see [`Memory::asks_for_source`].
-    pub(crate) source_ready: bool,
+    /// The timeline of the upstream if that is a primary that can be copied from, where that is asked for: see
+    /// [`Memory::asks_for_source`].
+    pub(crate) source: Option<u32>,
     /// The replicated facts, as far as they have come here.
     pub(crate) database: &'a DatabaseState,
     /// Time that passes, from an arbitrary zero.
@@ -242,7 +243,7 @@ impl Memory {
     /// Whether the next step depends on how the server ended.
     pub(crate) fn asks_how_it_ended(&self, look: &Look<'_>) -> bool {
         let stopped = look.server.is_none() && !look.running && look.has_data;
-        is_fed(look) && self.cure == Cure::Start && stopped && !look.half_rewound
+        is_fed(look) && self.cure != Cure::Clone && stopped && !look.half_rewound
     }
 
     /// Whether the next step depends on the upstream.
@@ -319,7 +320,8 @@ impl Memory {
     fn towards_standby(&mut self, look: &Look<'_>, fed: bool) -> Step {
         match look.server {
             Some(facts) if !facts.in_recovery => Step::Demote,
-            Some(facts) if fed && look.source_ready && has_diverged(look, facts) => {
+            // An upstream on this very timeline is right, whatever is known here of the rule: a timeline is begun once.
+            Some(facts) if fed && look.source.is_some_and(|of| of != facts.timeline) && has_diverged(look, facts) => {
                 let found = Some((facts.timeline, facts.replayed));
                 let again = std::mem::replace(&mut self.diverged, found) == found;
                 self.cure = if again { Cure::Clone } else { Cure::Rewind };
@@ -348,14 +350,14 @@ impl Memory {
             self.cure = Cure::Clone;
         }
         match self.cure {
-            Cure::Rewind if fed && look.source_ready => Step::Rewind,
+            Cure::Rewind if fed && is_rewindable(look) => Step::Rewind,
             Cure::Clone => self.copy_or(look, fed, Step::StartStandby),
             Cure::Start | Cure::Rewind => self.copy_or(look, false, Step::StartStandby),
         }
     }
 
     fn copy_or(&mut self, look: &Look<'_>, fed: bool, otherwise: Step) -> Step {
-        if fed && look.source_ready {
+        if fed && look.source.is_some() {
             return Step::Clone;
         }
         if otherwise == Step::StartStandby {
@@ -434,4 +436,13 @@ fn was_primary(look: &Look<'_>) -> bool {
     let ruled = look.database.rule.as_ref().map_or(0, |rule| rule.timeline);
     look.ended
         .is_some_and(|ended| ended.as_primary && ended.timeline < ruled)
+}
+
+/// Whether a rewind would look at the logs at all. Where both sides are on one timeline it takes them for equal and does nothing
+/// but the recovery that comes first, which writes a record of its own: what would be received would not go on from that.
+/// On one timeline there is nothing to undo either. (What was to be undone when the cure was chosen may be gone: started as
+/// it was, the server may have followed since.)
+fn is_rewindable(look: &Look<'_>) -> bool {
+    let ended = look.ended.map(|ended| ended.timeline);
+    look.source.is_some() && ended.is_some() && look.source != ended
 }

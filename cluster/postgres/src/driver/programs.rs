@@ -94,6 +94,7 @@ impl Programs {
         std::fs::File::create(&mark)
             .and_then(|file| file.sync_all())
             .map_err(DatabaseError::file("write", &mark))?;
+        let clean = self.is_shut_down().await?;
         let mut command = self.command("pg_rewind");
         command
             .arg("--target-pgdata")
@@ -101,10 +102,23 @@ impl Programs {
             .arg("--source-server")
             .arg(source);
         run("pg_rewind", command, COPY_TIMEOUT).await?;
+        // The recovery has written a record that no primary has, and nothing was undone: the source is on this timeline, other
+        // than when it was asked.
+        if !clean && self.is_shut_down().await? {
+            return Err(DatabaseError::Unexpected(
+                "pg_rewind found nothing to do in a directory that had to be recovered first".into(),
+            ));
+        }
         let signal = self.layout.standby_signal();
         std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
         self.account.own(&signal)?;
         self.forget_rewind()
+    }
+
+    /// Whether the server ended in an orderly way, so that it needs no recovery. A directory that was rewound does.
+    async fn is_shut_down(&self) -> Result<bool, DatabaseError> {
+        let state = self.control_data("Database cluster state").await?;
+        Ok(matches!(state.as_deref(), Some("shut down" | "shut down in recovery")))
     }
 
     fn forget_rewind(&self) -> Result<(), DatabaseError> {
