@@ -446,3 +446,124 @@ fn is_rewindable(look: &Look<'_>) -> bool {
     let ended = look.ended.map(|ended| ended.timeline);
     look.source.is_some() && ended.is_some() && look.source != ended
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use conclave_catalog::database::{ChangeKind, DatabaseCommand};
+
+    use super::*;
+
+    const FED: Goal = Goal::Standby {
+        epoch: 3,
+        upstream: Some(NodeId(3)),
+    };
+
+    /// Node 3 is primary on timeline 2 in epoch 3.
+    fn database() -> DatabaseState {
+        let mut database = DatabaseState::default();
+        let cohort = BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]);
+        let steps = [
+            DatabaseCommand::Bootstrap {
+                primary: NodeId(1),
+                system_id: "7".into(),
+            },
+            DatabaseCommand::Claim {
+                epoch: 2,
+                kind: ChangeKind::Cohort(cohort),
+            },
+            DatabaseCommand::Commit {
+                epoch: 2,
+                switch_lsn: None,
+            },
+            DatabaseCommand::Claim {
+                epoch: 3,
+                kind: ChangeKind::Failover,
+            },
+            DatabaseCommand::Choose {
+                epoch: 3,
+                node: NodeId(3),
+                parent: 1,
+                at: Lsn(100),
+            },
+            DatabaseCommand::Commit {
+                epoch: 3,
+                switch_lsn: Some(Lsn(100)),
+            },
+        ];
+        for step in steps {
+            database.apply(step).unwrap();
+        }
+        database
+    }
+
+    fn look(database: &DatabaseState) -> Look<'_> {
+        Look {
+            goal: &FED,
+            server: None,
+            running: false,
+            has_data: true,
+            half_rewound: false,
+            ended: None,
+            source: None,
+            database,
+            now: Duration::ZERO,
+        }
+    }
+
+    fn next(memory: &mut Memory, look: &Look<'_>) -> Step {
+        memory.step(look, &Acknowledgers::nobody())
+    }
+
+    #[test]
+    fn a_rewind_is_forgotten_once_the_log_is_on_the_timeline_of_its_source() {
+        let (database, mut memory) = (database(), Memory::default());
+        let ended = |as_primary, timeline| Some(Ended { as_primary, timeline });
+        let alone = Look {
+            ended: ended(true, 1),
+            ..look(&database)
+        };
+        assert!(memory.asks_how_it_ended(&alone));
+        assert_eq!(next(&mut memory, &alone), Step::StartStandby, "there is no source yet");
+        // It has followed, and was killed before anybody saw it.
+        let killed = Look {
+            ended: ended(false, 2),
+            source: Some(2),
+            ..look(&database)
+        };
+        assert!(memory.asks_how_it_ended(&killed));
+        assert_eq!(next(&mut memory, &killed), Step::StartStandby);
+        let behind = Look {
+            ended: ended(true, 1),
+            source: Some(2),
+            ..look(&database)
+        };
+        assert_eq!(next(&mut memory, &behind), Step::Rewind);
+    }
+
+    #[test]
+    fn log_on_the_timeline_of_the_upstream_is_never_undone() {
+        let (database, mut memory) = (database(), Memory::default());
+        let facts = Facts {
+            in_recovery: true,
+            lsn: Lsn(150),
+            timeline: 3,
+            replayed: Lsn(150),
+            receiving: true,
+            receiver: true,
+            has_received: true,
+            system_id: "7".into(),
+            standbys: BTreeSet::new(),
+        };
+        // The rule does not show the promotion to timeline 3 yet.
+        let seen = |source| Look {
+            server: Some(&facts),
+            running: true,
+            source,
+            ..look(&database)
+        };
+        assert_eq!(next(&mut memory, &seen(Some(3))), Step::Rest);
+        assert_eq!(next(&mut memory, &seen(Some(2))), Step::Undo);
+    }
+}
