@@ -16,7 +16,7 @@ use conclave_catalog::database::{Candidate, ChangeKind, DatabaseCommand, Databas
 use serde::{Deserialize, Serialize};
 
 /// Silence of a driver that is taken for the loss of its node.
-const SILENCE_MS: u64 = 600;
+const SILENCE_MS: u64 = 700;
 /// How long a reachable primary may be without a running database before another takes over. Zero would turn the gap
 /// between the start of a process and its first connection into a failover.
 const DOWN_MS: u64 = 300;

@@ -15,8 +15,8 @@ use crate::tracking::Silence;
 
 /// Answered from memory.
 const OBSERVE_TIMEOUT: Duration = Duration::from_millis(500);
-/// An order is on disk when it is answered.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(3);
+/// An order is on disk when it is answered. One that takes longer is repeated: nobody else waits for a lost node's answer.
+const ORDER_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) struct Service {
     driver: Driver,

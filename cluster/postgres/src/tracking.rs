@@ -37,10 +37,25 @@ impl Tracking {
         self.nodes.retain(|id, _| is_member(*id));
     }
 
-    /// A node has answered, or not, at `now`. `primary` is the one of the rule in force.
+    /// Whether nothing is to be waited for from that node: it did not answer the last question.
+    pub(crate) fn is_silent(&self, id: NodeId) -> bool {
+        self.nodes
+            .get(&id)
+            .is_some_and(|tracked| tracked.silent_since.is_some())
+    }
+
+    /// Time has passed, for those who are silent as well.
+    pub(crate) fn pass(&mut self, now: Duration) {
+        for tracked in self.nodes.values_mut() {
+            tracked.pass(now);
+        }
+    }
+
+    /// A node has answered, or not, at `now`, what it was asked at `asked`. `primary` is the one of the rule in force.
     pub(crate) fn answer(
         &mut self,
         now: Duration,
+        asked: Duration,
         primary: Option<NodeId>,
         id: NodeId,
         answer: Result<Observation, Silence>,
@@ -65,13 +80,12 @@ impl Tracking {
                 tracked.seen.last = Some(observation);
             }
             Err(silence) => {
-                tracked.silent_since.get_or_insert(now);
+                // It has been silent while it was waited for.
+                tracked.silent_since.get_or_insert(asked);
                 tracked.seen.gone = silence == Silence::Gone;
             }
         }
-        let since = |at: Duration| millis(now.saturating_sub(at));
-        tracked.seen.silent_ms = tracked.silent_since.map_or(0, |at| since(at).max(1));
-        tracked.seen.down_ms = tracked.down_since.map_or(0, since);
+        tracked.pass(now);
     }
 
     /// What is known of the nodes.
@@ -88,6 +102,14 @@ impl Tracking {
         }
         let since = self.change.as_ref().map(|(_, since)| *since);
         since.map_or(0, |since| millis(now.saturating_sub(since)))
+    }
+}
+
+impl Tracked {
+    fn pass(&mut self, now: Duration) {
+        let since = |at: Duration| millis(now.saturating_sub(at));
+        self.seen.silent_ms = self.silent_since.map_or(0, |at| since(at).max(1));
+        self.seen.down_ms = self.down_since.map_or(0, since);
     }
 }
 
