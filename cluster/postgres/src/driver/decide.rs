@@ -386,6 +386,7 @@ impl Memory {
     /// The data directory is what it should be.
     pub(crate) fn cured(&mut self) {
         self.cure = Cure::Start;
+        self.starts = 0;
         self.trouble_since = None;
     }
 
@@ -540,6 +541,25 @@ mod tests {
             ..look(&database)
         };
         assert_eq!(next(&mut memory, &behind), Step::Rewind);
+    }
+
+    #[test]
+    fn a_copy_is_started_before_it_is_held_for_broken() {
+        let (database, mut memory) = (database(), Memory::default());
+        let down = Look {
+            ended: Some(Ended {
+                as_primary: false,
+                timeline: 2,
+            }),
+            source: Some(2),
+            ..look(&database)
+        };
+        for _ in 0..STARTS_MAX {
+            assert_eq!(next(&mut memory, &down), Step::StartStandby);
+        }
+        assert_eq!(next(&mut memory, &down), Step::Clone);
+        memory.cured();
+        assert_eq!(next(&mut memory, &down), Step::StartStandby);
     }
 
     #[test]

@@ -190,7 +190,34 @@ impl Programs {
             .arg("--log")
             .arg(self.layout.log_file())
             .args(["--no-wait", "--silent", "start"]);
-        run("pg_ctl start", command, START_TIMEOUT).await
+        run("pg_ctl start", command, START_TIMEOUT).await?;
+        self.wait_appearance().await
+    }
+
+    /// The server says who it is some time after `pg_ctl` has left it, on a busy machine a long time. Until then whoever looks
+    /// finds none, and would take it for one that does not start.
+    async fn wait_appearance(&self) -> Result<(), DatabaseError> {
+        let end = tokio::time::Instant::now() + START_TIMEOUT;
+        while self.postmaster().is_none() && self.is_beginning() {
+            if tokio::time::Instant::now() >= end {
+                return Err(DatabaseError::Timeout("starting postgres"));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether a process was started with this data directory, be it the shell that is to become the server.
+    fn is_beginning(&self) -> bool {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let names_data = |command: Vec<u8>| {
+            let data = self.layout.data.as_os_str().as_encoded_bytes();
+            command.windows(data.len()).any(|part| part == data)
+        };
+        processes
+            .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
+            .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+            .any(names_data)
     }
 
     /// Ends the server and waits for it.
