@@ -3,19 +3,24 @@
 //! The tests in `tests/` kill nodes and look at what clients see. They go through the programs and the public APIs alone.
 
 mod consul;
+pub mod drill;
+pub mod frozen;
+pub mod hosts;
+pub mod ledger;
 pub mod patroni;
 mod python;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use conclave_localcluster::{LocalCluster, Progress, RestClient, Spec};
+use conclave_localcluster::{FIRST_ADDRESS, Layout, LocalCluster, Progress, RestClient, Spec};
 use serde_json::{Value, json};
 
 pub use consul::ConsulClient;
+use hosts::{FIRST_HOST, Hosts};
 pub use python::python_program;
 
 /// Where `cargo` has put the programs of this build: beside the test programs' folder.
@@ -68,8 +73,9 @@ pub struct TestCluster {
     /// The cluster.
     pub cluster: LocalCluster,
     dir: tempfile::TempDir,
+    disks: Vec<PathBuf>,
     /// Goes last.
-    _addresses: TestAddresses,
+    _addresses: Option<TestAddresses>,
 }
 
 /// The loopback addresses, which belong to one test at a time.
@@ -101,9 +107,26 @@ impl TestCluster {
     /// # Panics
     /// When they do not come up.
     pub async fn three() -> Self {
+        let addresses = TestAddresses::lock().await;
+        Self::start(Some(addresses), FIRST_ADDRESS, &[], None).await
+    }
+
+    /// The same on machines of their own, each with a disk of so many mebibytes.
+    ///
+    /// # Panics
+    /// When they do not come up.
+    pub async fn on(hosts: &Hosts, disk: u32) -> Self {
+        Self::start(None, FIRST_HOST, &hosts.namespaces(), Some(disk)).await
+    }
+
+    async fn start(
+        addresses: Option<TestAddresses>,
+        first_address: Ipv4Addr,
+        namespaces: &[PathBuf],
+        disk: Option<u32>,
+    ) -> Self {
         use std::os::unix::fs::PermissionsExt;
         conclave_net::install_crypto_provider();
-        let addresses = TestAddresses::lock().await;
         let dir = tempfile::Builder::new()
             .prefix("conclave")
             .tempdir()
@@ -115,7 +138,13 @@ impl TestCluster {
             dir: dir.path().join("cluster"),
             program: program(),
         };
-        let cluster = match LocalCluster::up(&spec, &Quiet).await {
+        let layout = Layout::at(&spec.dir, first_address);
+        let data_dirs = (1..=spec.nodes).map(|number| layout.node(number).data_dir());
+        let disks: Vec<PathBuf> = data_dirs.filter(|_| disk.is_some()).collect();
+        for folder in &disks {
+            hosts::mount_small_disk(folder, disk.unwrap_or_default());
+        }
+        let cluster = match LocalCluster::up_in(&spec, first_address, namespaces, &Quiet).await {
             Ok(cluster) => cluster,
             Err(error) => {
                 if let Ok(half) = LocalCluster::load(&spec.dir) {
@@ -127,6 +156,7 @@ impl TestCluster {
         let guard = Self {
             cluster,
             dir,
+            disks,
             _addresses: addresses,
         };
         let deadline = Duration::from_secs(90);
@@ -149,7 +179,7 @@ impl TestCluster {
         self.dir.path()
     }
 
-    /// Ends the test with what the nodes said last.
+    /// Ends the test with what the nodes said last. All that they said is copied to the folder that `CONCLAVE_TEST_LOGS` names.
     ///
     /// # Panics
     /// Always.
@@ -158,6 +188,10 @@ impl TestCluster {
             let node = self.cluster.layout().node(number);
             for file in [node.log_file(), node.data_dir().join("postgres/postgres.log")] {
                 let log = std::fs::read_to_string(&file).unwrap_or_default();
+                if let (Some(folder), Some(name)) = (std::env::var_os("CONCLAVE_TEST_LOGS"), file.file_name()) {
+                    let copy = Path::new(&folder).join(format!("node{number}-{}", name.display()));
+                    std::fs::write(&copy, &log).unwrap_or_else(|error| eprintln!("{}: {error}", copy.display()));
+                }
                 let lines: Vec<&str> = log.lines().collect();
                 let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
                 eprintln!("--- node{number}: {}\n{}", file.display(), last.join("\n"));
@@ -183,7 +217,9 @@ impl TestCluster {
     /// # Panics
     /// When the program cannot be started, or prints no JSON.
     pub fn conclave(&self, number: u8, arguments: &[&str]) -> Result<Value, String> {
-        let output = Command::new(program())
+        let output = self
+            .cluster
+            .command(number)
             .args(arguments)
             .arg("--json")
             .arg("--config")
@@ -231,11 +267,15 @@ impl Drop for TestCluster {
         // The test's runtime may be going down: the clean-up has one of its own.
         let cleanup = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.map(|runtime| runtime.block_on(async { cluster.down(true, &Quiet).await }))
+            runtime.map(|runtime| runtime.block_on(async { cluster.down(false, &Quiet).await }))
         });
         match cleanup.join() {
             Ok(Ok(Ok(()))) => {}
             other => eprintln!("the cluster was not cleaned up: {other:?}"),
+        }
+        self.disks.iter().for_each(|disk| hosts::unmount(disk));
+        if let Err(error) = std::fs::remove_dir_all(self.dir.path()) {
+            eprintln!("{} was not removed: {error}", self.dir.path().display());
         }
     }
 }
@@ -249,16 +289,24 @@ where
     F: Fn() -> Fut,
     Fut: Future<Output = Option<T>>,
 {
+    let found = within(limit, look).await;
+    found.unwrap_or_else(|| panic!("{what} did not happen within {} s", limit.as_secs()))
+}
+
+/// Looks until there is a value: `None` when there is none within `limit`.
+pub async fn within<T, F, Fut>(limit: Duration, look: F) -> Option<T>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
     let end = Instant::now() + limit;
     loop {
         if let Some(found) = look().await {
-            return found;
+            return Some(found);
         }
-        assert!(
-            Instant::now() < end,
-            "{what} did not happen within {} s",
-            limit.as_secs()
-        );
+        if Instant::now() >= end {
+            return None;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -15,8 +15,9 @@ use conclave_catalog::NodeId;
 use conclave_catalog::database::{Candidate, ChangeKind, DatabaseCommand, DatabaseState, Lsn, Rule, RuleChange};
 use serde::{Deserialize, Serialize};
 
-/// Silence of a driver that is taken for the loss of its node.
-const SILENCE_MS: u64 = 600;
+/// Silence of a driver that is taken for the loss of its node, from the question on that it did not answer. Without news it
+/// may take its time for a part of this.
+const SILENCE_MS: u64 = 800;
 /// How long a reachable primary may be without a running database before another takes over. Zero would turn the gap
 /// between the start of a process and its first connection into a failover.
 const DOWN_MS: u64 = 300;

@@ -62,6 +62,8 @@ pub struct DatabaseOptions {
     pub proxy: TcpListener,
     /// Bound to the node's address: peers come here.
     pub relay: TcpListener,
+    /// How long a new client of the proxy waits for a primary before it is told that there is none.
+    pub client_wait: Duration,
 }
 
 /// Waits until this node has seen all that was committed before its start.
@@ -121,6 +123,7 @@ impl Database {
             layout,
             connector: PeerConnector::new(&options.identity)?,
             tls: ServerTls::for_peers(&options.identity)?,
+            client_wait: options.client_wait,
         };
         network.start(options.proxy, options.relay, tasks)?;
         let drivers = Drivers {

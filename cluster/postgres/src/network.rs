@@ -28,18 +28,30 @@ use tokio::time::Instant;
 use crate::DatabaseError;
 use crate::driver::{Driver, Gates, Layout};
 
-/// How long a new client connection waits for a primary before it is told that there is none.
-const PRIMARY_WAIT: Duration = Duration::from_secs(15);
 /// How long a node that has lost touch with the majority goes on leading clients to the primary that it knows.
 const ROUTE_LEASE: Duration = Duration::from_millis(1500);
+/// A node that is out of touch for longer than any election takes is alone: its clients are better off elsewhere.
+const ALONE_AFTER: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(50);
 /// A client must say something within this, or it is not worth an error message.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a client of a node that is alone is told.
+const ALONE: &str =
+    "this node is cut off from the majority of the cluster and leads nobody to the database: use another node";
 
 /// What a peer connects for: the first byte on a relay connection. The answer is [`OPEN`] or the end.
 const FOR_CLIENTS: u8 = b'C';
 const FOR_REPLICATION: u8 = b'R';
 const OPEN: u8 = b'O';
+
+/// What a client of PostgreSQL may begin with, by the number after the length: a wish for encryption, or the version of the
+/// protocol, of which any minor one is understood as far as it matters here.
+const ENCRYPTION_TLS: u32 = 80_877_103;
+const ENCRYPTION_GSSAPI: u32 = 80_877_104;
+const PROTOCOL_3: u32 = 3 << 16;
+/// As PostgreSQL's own limit.
+const GREETING_BYTES_MAX: u32 = 10_000;
 
 /// Listeners and what they need.
 pub(crate) struct Network {
@@ -48,6 +60,8 @@ pub(crate) struct Network {
     pub(crate) layout: Layout,
     pub(crate) connector: PeerConnector,
     pub(crate) tls: ServerTls,
+    /// How long a new client waits for a primary before it is told that there is none.
+    pub(crate) client_wait: Duration,
 }
 
 /// Where clients are led.
@@ -57,6 +71,8 @@ struct Route {
     epoch: u64,
     /// Whether new clients wait: the primary is about to be another, as planned.
     hold: bool,
+    /// Whether this node has been out of touch with the majority for long: nobody is waited for then.
+    alone: bool,
 }
 
 #[derive(Clone)]
@@ -65,6 +81,7 @@ struct Paths {
     driver: Driver,
     connector: PeerConnector,
     local: PathBuf,
+    client_wait: Duration,
 }
 
 impl Network {
@@ -75,6 +92,7 @@ impl Network {
             driver: self.driver,
             connector: self.connector,
             local: self.layout.local_socket(),
+            client_wait: self.client_wait,
         };
         start_relay(&paths, relay, self.tls, tasks);
         start_upstream(&paths, &self.layout.upstream_socket(), true, tasks)?;
@@ -217,25 +235,27 @@ async fn follow_rule(consensus: Consensus, route: watch::Sender<Route>, shutdown
         if known {
             in_touch = Instant::now();
         }
-        let left = ROUTE_LEASE.saturating_sub(in_touch.elapsed());
+        let left = |limit: Duration| limit.saturating_sub(in_touch.elapsed());
+        let (lease, company) = (left(ROUTE_LEASE), left(ALONE_AFTER));
         let hold = is_switchover(&database);
-        let rule = database.rule.filter(|_| !left.is_zero());
-        let next = rule.map_or_else(Route::default, |rule| Route {
-            primary: Some(rule.primary),
-            epoch: rule.epoch,
+        let rule = database.rule.filter(|_| !lease.is_zero());
+        let next = Route {
+            primary: rule.as_ref().map(|rule| rule.primary),
+            epoch: rule.map_or(0, |rule| rule.epoch),
             hold,
-        });
+            alone: company.is_zero(),
+        };
         route.send_if_modified(|old| {
             // Another epoch of the same primary cuts nobody.
-            let changed = (old.primary, old.hold) != (next.primary, next.hold);
+            let changed = (old.primary, old.hold, old.alone) != (next.primary, next.hold, next.alone);
             *old = next;
             changed
         });
         let lease_ends = async {
-            if known || left.is_zero() {
-                std::future::pending::<()>().await;
+            match [lease, company].into_iter().find(|left| !left.is_zero()) {
+                Some(left) if !known => tokio::time::sleep(left).await,
+                _ => std::future::pending().await,
             }
-            tokio::time::sleep(left).await;
         };
         tokio::select! {
             () = shutdown.requested() => return,
@@ -252,10 +272,14 @@ async fn proxy<S: AsyncRead + AsyncWrite + Unpin>(
     mut routes: watch::Receiver<Route>,
     shutdown: &Shutdown,
 ) {
-    let end = Instant::now() + PRIMARY_WAIT;
-    let mut last = "no primary is known: this node is cut off from the majority, or a failover is under way".to_owned();
+    let end = Instant::now() + paths.client_wait;
+    let mut last = "no primary is known: a failover is under way".to_owned();
     while Instant::now() < end && !shutdown.is_requested() {
         let route = *routes.borrow_and_update();
+        if route.alone {
+            last = ALONE.to_owned();
+            break;
+        }
         if let (Some(primary), false) = (route.primary, route.hold) {
             match lead(paths, &mut client, primary, &mut routes, shutdown).await {
                 Ok(()) => return,
@@ -279,8 +303,14 @@ async fn lead<S: AsyncRead + AsyncWrite + Unpin>(
     let deposed = async {
         let _closed_or_stopping = routes.wait_for(|route| route.primary != Some(primary)).await;
     };
+    tokio::pin!(deposed);
     if primary != paths.consensus.me() {
-        let mut peer = reach(paths, primary, FOR_CLIENTS).await?;
+        // A lost primary does not answer, and its successor must not be kept waiting for that.
+        let reached = tokio::select! {
+            reached = reach(paths, primary, FOR_CLIENTS) => reached,
+            () = &mut deposed => Err("the primary that was to be reached has been deposed".into()),
+        };
+        let mut peer = reached?;
         join(client, &mut peer, deposed, shutdown).await;
         return Ok(());
     }
@@ -337,11 +367,8 @@ where
 /// Tells a client in its own protocol that it can't be served (PostgreSQL protocol 3.0, "ErrorResponse", with the
 /// SQLSTATE `cannot_connect_now`).
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, why: &str) {
-    let mut start = [0; 8];
-    if !matches!(
-        tokio::time::timeout(FIRST_BYTES_TIMEOUT, client.read_exact(&mut start)).await,
-        Ok(Ok(_))
-    ) {
+    let greeting = tokio::time::timeout(FIRST_BYTES_TIMEOUT, read_greeting(client)).await;
+    if !matches!(greeting, Ok(Ok(true))) {
         return;
     }
     let mut fields = Vec::new();
@@ -356,4 +383,22 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, why: &str) {
     // The client may have left; it is told all that can be told.
     let _client_left = client.write_all(&message).await;
     let _client_left = client.shutdown().await;
+}
+
+/// Reads what a client begins with, to its end: what is left unread when the connection closes would reset it, and the client
+/// would not see the answer. Encryption is declined first, because clients distrust an error that comes in its place. `false`
+/// when it is no client that an error could be told.
+async fn read_greeting<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S) -> std::io::Result<bool> {
+    loop {
+        let (length, code) = (client.read_u32().await?, client.read_u32().await?);
+        match code {
+            ENCRYPTION_TLS | ENCRYPTION_GSSAPI if length == 8 => client.write_all(b"N").await?,
+            PROTOCOL_3.. if code < PROTOCOL_3 + 0x1_0000 && (8..=GREETING_BYTES_MAX).contains(&length) => {
+                let mut parameters = client.take(u64::from(length) - 8);
+                tokio::io::copy(&mut parameters, &mut tokio::io::sink()).await?;
+                return Ok(true);
+            }
+            _ => return Ok(false),
+        }
+    }
 }

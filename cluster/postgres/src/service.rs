@@ -17,8 +17,8 @@ use crate::tracking::Silence;
 const OBSERVE_TIMEOUT: Duration = Duration::from_millis(400);
 /// No question waits longer than this for news.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// An order is on disk when it is answered.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(3);
+/// An order is on disk when it is answered. One that takes longer is repeated: nobody else waits for a lost node's answer.
+const ORDER_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) struct Service {
     driver: Driver,

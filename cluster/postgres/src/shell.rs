@@ -28,8 +28,9 @@ const CALM_PERIOD: Duration = Duration::from_secs(1);
 /// Between two decisions while a change is under way.
 const FAST_PERIOD: Duration = Duration::from_millis(15);
 
-/// A question to a driver, with its answer.
-type Question = BoxFuture<'static, (NodeId, Result<Observation, Silence>)>;
+/// What came of a question: who was asked, when, and the answer.
+type Answer = (NodeId, Duration, Result<Observation, Silence>);
+type Question = BoxFuture<'static, Answer>;
 
 pub(crate) struct Shell {
     drivers: Drivers,
@@ -98,39 +99,38 @@ impl Shell {
             }
         }
         let own = self.drivers.own.observation();
-        self.answered(me, Ok(own));
+        self.answered(me, self.born.elapsed(), Ok(own));
     }
 
     fn question(&self, id: NodeId) -> Question {
         let (drivers, known) = (self.drivers.clone(), self.tracking.last_answer(id).cloned());
         // The first failure may be the end of the connection alone, and the next try says so at once.
         let pause = (self.tracking.failures(id) > 1).then_some(TROUBLED_PERIOD);
+        let born = self.born;
         let wait = known.as_ref().map_or(Duration::ZERO, |_| WAIT);
         async move {
             if let Some(pause) = pause {
                 tokio::time::sleep(pause).await;
             }
+            let asked = born.elapsed();
             let answer = drivers.observe(id, known.as_ref(), wait).await;
-            (id, answer)
+            (id, asked, answer)
         }
         .boxed()
     }
 
-    fn take(&mut self, (id, answer): (NodeId, Result<Observation, Silence>)) {
+    fn take(&mut self, (id, asked, answer): Answer) {
         self.asked.remove(&id);
-        self.answered(id, answer);
+        self.answered(id, asked, answer);
     }
 
-    fn answered(&mut self, id: NodeId, answer: Result<Observation, Silence>) {
-        let primary = self
-            .consensus
-            .state()
-            .borrow()
-            .database()
-            .rule
-            .as_ref()
-            .map(|rule| rule.primary);
-        self.tracking.answer(self.born.elapsed(), primary, id, answer);
+    fn answered(&mut self, id: NodeId, asked: Duration, answer: Result<Observation, Silence>) {
+        let state = self.consensus.state();
+        let state = state.borrow();
+        if state.nodes().contains_key(&id) {
+            let primary = state.database().rule.as_ref().map(|rule| rule.primary);
+            self.tracking.answer(self.born.elapsed(), asked, primary, id, answer);
+        }
     }
 
     /// Decides, once something is known of every node; how long until it may have to decide otherwise without news.

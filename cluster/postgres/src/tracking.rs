@@ -39,6 +39,12 @@ impl Tracking {
         self.nodes.contains_key(&id)
     }
 
+    /// Whether nothing is to be waited for from that node: it did not answer the last question.
+    #[cfg(test)]
+    pub(crate) fn is_silent(&self, id: NodeId) -> bool {
+        self.failures(id) > 0
+    }
+
     /// What the node said last, unless it has stopped answering.
     pub(crate) fn last_answer(&self, id: NodeId) -> Option<&Observation> {
         let node = self.nodes.get(&id).filter(|node| node.silent_since.is_none())?;
@@ -61,10 +67,11 @@ impl Tracking {
         self.nodes.retain(|id, _| is_member(*id));
     }
 
-    /// A node has answered, or not, at `now`. `primary` is the one of the rule in force.
+    /// A node has answered, or not, at `now`, what it was asked at `asked`. `primary` is the one of the rule in force.
     pub(crate) fn answer(
         &mut self,
         now: Duration,
+        asked: Duration,
         primary: Option<NodeId>,
         id: NodeId,
         answer: Result<Observation, Silence>,
@@ -91,7 +98,8 @@ impl Tracking {
                 tracked.seen.last = Some(observation);
             }
             Err(silence) => {
-                tracked.silent_since.get_or_insert(now);
+                // It has been silent while it was waited for.
+                tracked.silent_since.get_or_insert(asked);
                 tracked.failures = tracked.failures.saturating_add(1);
                 tracked.seen.gone = silence == Silence::Gone;
             }

@@ -96,6 +96,7 @@ impl Node {
                 identity,
                 proxy,
                 relay,
+                client_wait: Duration::from_secs(15),
             };
             let (database, router) = Database::start(options, &consensus, &tasks).unwrap();
             serve(&tasks, "peers", listener, tls, routes.merge(router).into_router());

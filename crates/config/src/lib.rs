@@ -7,4 +7,6 @@ mod load;
 mod node;
 
 pub use load::{ConfigError, from_text, load};
-pub use node::{Accounts, ConsulSection, Election, NodeConfig, NodeSection, Ports, StatusContract, Workflows};
+pub use node::{
+    Accounts, ConsulSection, DatabaseSection, Election, NodeConfig, NodeSection, Ports, StatusContract, Workflows,
+};

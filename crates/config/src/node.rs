@@ -21,6 +21,9 @@ pub struct NodeConfig {
     /// How fast the loss of the leader is noticed.
     #[serde(default)]
     pub election: Election,
+    /// The way to the database.
+    #[serde(default)]
+    pub database: DatabaseSection,
     /// The Consul-compatible API.
     #[serde(default)]
     pub consul: ConsulSection,
@@ -125,6 +128,27 @@ pub enum Election {
     Lan,
     /// Heartbeat 100 ms, election 300–600 ms: for busy machines and slow disks.
     Cautious,
+}
+
+/// The way to the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatabaseSection {
+    /// How long a new connection waits for a primary during a failover before it is refused, in seconds.
+    pub client_wait: u64,
+}
+
+impl Default for DatabaseSection {
+    fn default() -> Self {
+        Self { client_wait: 15 }
+    }
+}
+
+impl DatabaseSection {
+    /// How long a new connection waits.
+    pub fn client_wait(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.client_wait)
+    }
 }
 
 /// The Consul-compatible API on the status port.

@@ -70,6 +70,9 @@ struct Facts {
     admin: Admin,
     #[serde(default = "first_address")]
     first_address: Ipv4Addr,
+    /// One for each node, or none.
+    #[serde(default)]
+    namespaces: Vec<PathBuf>,
 }
 
 fn first_address() -> Ipv4Addr {
@@ -164,6 +167,20 @@ impl LocalCluster {
     /// # Errors
     /// As [`Self::up`].
     pub async fn up_at(spec: &Spec, first_address: Ipv4Addr, progress: &dyn Progress) -> Result<Self, UpError> {
+        Self::up_in(spec, first_address, &[], progress).await
+    }
+
+    /// The same with each node in a network of its own: `namespaces` are the files of network namespaces that have the nodes'
+    /// addresses, the first for `node1`. The caller must be able to reach these addresses.
+    ///
+    /// # Errors
+    /// As [`Self::up`].
+    pub async fn up_in(
+        spec: &Spec,
+        first_address: Ipv4Addr,
+        namespaces: &[PathBuf],
+        progress: &dyn Progress,
+    ) -> Result<Self, UpError> {
         let layout = Layout::at(&spec.dir, first_address);
         let cluster = match Self::load(&spec.dir) {
             Ok(found) if found.facts.nodes != spec.nodes => {
@@ -178,7 +195,7 @@ impl LocalCluster {
                 found.facts.program = spec.program.clone();
                 found
             }
-            Err(UpError::NoCluster(_)) => Self::found(spec, layout, progress).await?,
+            Err(UpError::NoCluster(_)) => Self::found(spec, layout, namespaces, progress).await?,
             Err(error) => return Err(error),
         };
         for number in 1..=spec.nodes {
@@ -212,20 +229,27 @@ impl LocalCluster {
         Ok(Self { layout, facts })
     }
 
-    async fn found(spec: &Spec, layout: Layout, progress: &dyn Progress) -> Result<Self, UpError> {
+    async fn found(
+        spec: &Spec,
+        layout: Layout,
+        namespaces: &[PathBuf],
+        progress: &dyn Progress,
+    ) -> Result<Self, UpError> {
         std::fs::create_dir_all(&spec.dir).map_err(system(format!("create {}", spec.dir.display())))?;
-        let rest_port = choose_rest_port(&layout, progress)?;
-        for number in 1..=spec.nodes {
-            check_ports(&layout.node(number), rest_port)?;
-        }
+        // Nobody else is in the nodes' own networks, and this program cannot listen there.
+        let rest_port = if namespaces.is_empty() {
+            let rest_port = choose_rest_port(&layout, progress)?;
+            for number in 1..=spec.nodes {
+                check_ports(&layout.node(number), rest_port)?;
+            }
+            rest_port
+        } else {
+            443
+        };
         let node = layout.node(1);
         write_config(&node, rest_port)?;
-        let said = run(
-            &spec.program,
-            &["cluster", "init", "--json", "--config"],
-            &node.config_file(),
-        )
-        .await?;
+        let init = inside(namespaces, 1, &spec.program);
+        let said = run(init, &["cluster", "init", "--json", "--config"], &node.config_file()).await?;
         let admin: Admin = serde_json::from_value(said["admin"].clone())
             .map_err(|error| system("read the answer of `conclave cluster init`")(error.into()))?;
         let ca = said["ca_certificate"].as_str().unwrap_or_default();
@@ -236,6 +260,7 @@ impl LocalCluster {
             rest_port,
             admin,
             first_address: layout.first_address(),
+            namespaces: namespaces.to_vec(),
         };
         let text = serde_json::to_vec_pretty(&facts).map_err(|error| system("write facts")(error.into()))?;
         write_private(&layout.facts_file(), &text)?;
@@ -249,7 +274,7 @@ impl LocalCluster {
         let outcome = async {
             self.wait_listening(1).await?;
             let said = run(
-                &self.facts.program,
+                self.command(1),
                 &["cluster", "join-token", "create", "--json", "--config"],
                 &first.config_file(),
             )
@@ -259,7 +284,7 @@ impl LocalCluster {
             let arguments = [
                 "cluster", "join", "--json", "--token", &token, "--peer", &peer, "--config",
             ];
-            run(&self.facts.program, &arguments, &node.config_file()).await
+            run(self.command(number), &arguments, &node.config_file()).await
         }
         .await;
         if let Err(error) = outcome {
@@ -286,7 +311,7 @@ impl LocalCluster {
             .open(node.log_file())
             .map_err(system(format!("open {}", node.log_file().display())))?;
         let errors = log.try_clone().map_err(system("share the log file"))?;
-        let child = Command::new(&self.facts.program)
+        let child = Command::from(self.command(number))
             .arg("manager")
             .arg("--config")
             .arg(node.config_file())
@@ -307,6 +332,11 @@ impl LocalCluster {
             .remember(&node.process_file())
             .map_err(system(format!("write {}", node.process_file().display())))?;
         Ok(true)
+    }
+
+    /// The `conclave` program, to be given arguments and started where a node's address is.
+    pub fn command(&self, number: u8) -> std::process::Command {
+        inside(&self.facts.namespaces, number, &self.facts.program)
     }
 
     /// The running manager of a node.
@@ -590,16 +620,26 @@ fn write_private(file: &Path, text: &[u8]) -> Result<(), UpError> {
     handle.write_all(text).map_err(what())
 }
 
+/// A program in a node's network. What enters the namespace becomes the program: the process stays the same.
+fn inside(namespaces: &[PathBuf], number: u8, program: &Path) -> std::process::Command {
+    let Some(namespace) = namespaces.get(usize::from(number) - 1) else {
+        return std::process::Command::new(program);
+    };
+    let mut command = std::process::Command::new("nsenter");
+    command.arg(format!("--net={}", namespace.display())).arg(program);
+    command
+}
+
 /// Runs `conclave` with `arguments` and a configuration file, and reads the JSON that it prints.
-async fn run(program: &Path, arguments: &[&str], config: &Path) -> Result<serde_json::Value, UpError> {
+async fn run(program: std::process::Command, arguments: &[&str], config: &Path) -> Result<serde_json::Value, UpError> {
     let command = || arguments.join(" ");
-    let output = Command::new(program)
+    let output = Command::from(program)
         .args(arguments)
         .arg(config)
         .stdin(Stdio::null())
         .output()
         .await
-        .map_err(system(format!("run {} {}", program.display(), command())))?;
+        .map_err(system(format!("run conclave {}", command())))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(UpError::Program {

@@ -21,8 +21,9 @@ pub struct TrackedProcess {
 impl TrackedProcess {
     /// The running process with this id; `None` when there is none.
     pub fn running(pid: i32) -> Option<Self> {
-        let (started, state) = start_and_state(pid)?;
-        (state != 'Z').then_some(Self { pid, started })
+        let (started, state, threads) = facts_of(pid)?;
+        // A process is a zombie once its first thread has ended; the others keep its ports and files as long as they live.
+        (state != 'Z' || threads > 1).then_some(Self { pid, started })
     }
 
     /// Reads what [`Self::remember`] wrote; `None` when nothing is there or it cannot be read.
@@ -73,12 +74,13 @@ impl TrackedProcess {
     }
 }
 
-/// Start time and state letter from `/proc/<pid>/stat`. The name in brackets may hold anything, so fields count from
-/// its closing bracket.
-fn start_and_state(pid: i32) -> Option<(u64, char)> {
+/// Start time, state letter and number of threads from `/proc/<pid>/stat`. The name in brackets may hold anything, so fields
+/// count from its closing bracket.
+fn facts_of(pid: i32) -> Option<(u64, char, u32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    Some((fields.get(19)?.parse().ok()?, fields.first()?.chars().next()?))
+    let state = fields.first()?.chars().next()?;
+    Some((fields.get(19)?.parse().ok()?, state, fields.get(17)?.parse().ok()?))
 }
 
 #[cfg(test)]

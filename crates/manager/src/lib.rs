@@ -208,6 +208,7 @@ async fn start_node(
         identity: identity.clone(),
         proxy: listeners.proxy,
         relay: listeners.relay,
+        client_wait: config.database.client_wait(),
     };
     let (database, database_routes) = Database::start(database_options, &consensus, substrate)?;
     let consul_options = ConsulApiOptions {

@@ -36,7 +36,13 @@ async fn connect(tasks: &Tasks) -> PeerStream {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let router = Router::new().route("/", post(|| async { (StatusCode::FORBIDDEN, "no") }));
-    serve(tasks, "test", listener, ServerTls::for_peers(&identity).unwrap(), router);
+    serve(
+        tasks,
+        "test",
+        listener,
+        ServerTls::for_peers(&identity).unwrap(),
+        router,
+    );
     let connector = PeerConnector::new(&identity).unwrap();
     connector.connect(1, "127.0.0.1", port).await.unwrap()
 }

@@ -81,7 +81,7 @@ enum Cure {
 pub(crate) struct Ended {
     /// Not in recovery.
     pub(crate) as_primary: bool,
-    /// The timeline of its last checkpoint.
+    /// The timeline that its recovery would end on.
     pub(crate) timeline: u32,
 }
 
@@ -100,8 +100,9 @@ pub(crate) struct Look<'a> {
     pub(crate) half_rewound: bool,
     /// How it ended, where that is asked for: see [`Memory::asks_how_it_ended`].
     pub(crate) ended: Option<Ended>,
-    /// Whether the upstream is a primary that can be copied from, where that is asked for: see [`Memory::asks_for_source`].
-    pub(crate) source_ready: bool,
+    /// The timeline of the upstream if that is a primary that can be copied from, where that is asked for: see
+    /// [`Memory::asks_for_source`].
+    pub(crate) source: Option<u32>,
     /// The replicated facts, as far as they have come here.
     pub(crate) database: &'a DatabaseState,
     /// Time that passes, from an arbitrary zero.
@@ -242,7 +243,7 @@ impl Memory {
     /// Whether the next step depends on how the server ended.
     pub(crate) fn asks_how_it_ended(&self, look: &Look<'_>) -> bool {
         let stopped = look.server.is_none() && !look.running && look.has_data;
-        is_fed(look) && self.cure == Cure::Start && stopped && !look.half_rewound
+        is_fed(look) && self.cure != Cure::Clone && stopped && !look.half_rewound
     }
 
     /// Whether the next step depends on the upstream.
@@ -319,7 +320,8 @@ impl Memory {
     fn towards_standby(&mut self, look: &Look<'_>, fed: bool) -> Step {
         match look.server {
             Some(facts) if !facts.in_recovery => Step::Demote,
-            Some(facts) if fed && look.source_ready && has_diverged(look, facts) => {
+            // An upstream on this very timeline is right, whatever is known here of the rule: a timeline is begun once.
+            Some(facts) if fed && look.source.is_some_and(|of| of != facts.timeline) && has_diverged(look, facts) => {
                 let found = Some((facts.timeline, facts.replayed));
                 let again = std::mem::replace(&mut self.diverged, found) == found;
                 self.cure = if again { Cure::Clone } else { Cure::Rewind };
@@ -348,14 +350,14 @@ impl Memory {
             self.cure = Cure::Clone;
         }
         match self.cure {
-            Cure::Rewind if fed && look.source_ready => Step::Rewind,
+            Cure::Rewind if fed && is_rewindable(look) => Step::Rewind,
             Cure::Clone => self.copy_or(look, fed, Step::StartStandby),
             Cure::Start | Cure::Rewind => self.copy_or(look, false, Step::StartStandby),
         }
     }
 
     fn copy_or(&mut self, look: &Look<'_>, fed: bool, otherwise: Step) -> Step {
-        if fed && look.source_ready {
+        if fed && look.source.is_some() {
             return Step::Clone;
         }
         if otherwise == Step::StartStandby {
@@ -384,6 +386,7 @@ impl Memory {
     /// The data directory is what it should be.
     pub(crate) fn cured(&mut self) {
         self.cure = Cure::Start;
+        self.starts = 0;
         self.trouble_since = None;
     }
 
@@ -434,4 +437,153 @@ fn was_primary(look: &Look<'_>) -> bool {
     let ruled = look.database.rule.as_ref().map_or(0, |rule| rule.timeline);
     look.ended
         .is_some_and(|ended| ended.as_primary && ended.timeline < ruled)
+}
+
+/// Whether a rewind would look at the logs at all. Where both sides are on one timeline it takes them for equal and does nothing
+/// but the recovery that comes first, which writes a record of its own: what would be received would not go on from that.
+/// On one timeline there is nothing to undo either. (What was to be undone when the cure was chosen may be gone: started as
+/// it was, the server may have followed since.)
+fn is_rewindable(look: &Look<'_>) -> bool {
+    let ended = look.ended.map(|ended| ended.timeline);
+    look.source.is_some() && ended.is_some() && look.source != ended
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use conclave_catalog::database::{ChangeKind, DatabaseCommand};
+
+    use super::*;
+
+    const FED: Goal = Goal::Standby {
+        epoch: 3,
+        upstream: Some(NodeId(3)),
+    };
+
+    /// Node 3 is primary on timeline 2 in epoch 3.
+    fn database() -> DatabaseState {
+        let mut database = DatabaseState::default();
+        let cohort = BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]);
+        let steps = [
+            DatabaseCommand::Bootstrap {
+                primary: NodeId(1),
+                system_id: "7".into(),
+            },
+            DatabaseCommand::Claim {
+                epoch: 2,
+                kind: ChangeKind::Cohort(cohort),
+            },
+            DatabaseCommand::Commit {
+                epoch: 2,
+                switch_lsn: None,
+            },
+            DatabaseCommand::Claim {
+                epoch: 3,
+                kind: ChangeKind::Failover,
+            },
+            DatabaseCommand::Choose {
+                epoch: 3,
+                node: NodeId(3),
+                parent: 1,
+                at: Lsn(100),
+            },
+            DatabaseCommand::Commit {
+                epoch: 3,
+                switch_lsn: Some(Lsn(100)),
+            },
+        ];
+        for step in steps {
+            database.apply(step).unwrap();
+        }
+        database
+    }
+
+    fn look(database: &DatabaseState) -> Look<'_> {
+        Look {
+            goal: &FED,
+            server: None,
+            running: false,
+            has_data: true,
+            half_rewound: false,
+            ended: None,
+            source: None,
+            database,
+            now: Duration::ZERO,
+        }
+    }
+
+    fn next(memory: &mut Memory, look: &Look<'_>) -> Step {
+        memory.step(look, &Acknowledgers::nobody())
+    }
+
+    #[test]
+    fn a_rewind_is_forgotten_once_the_log_is_on_the_timeline_of_its_source() {
+        let (database, mut memory) = (database(), Memory::default());
+        let ended = |as_primary, timeline| Some(Ended { as_primary, timeline });
+        let alone = Look {
+            ended: ended(true, 1),
+            ..look(&database)
+        };
+        assert!(memory.asks_how_it_ended(&alone));
+        assert_eq!(next(&mut memory, &alone), Step::StartStandby, "there is no source yet");
+        // It has followed, and was killed before anybody saw it.
+        let killed = Look {
+            ended: ended(false, 2),
+            source: Some(2),
+            ..look(&database)
+        };
+        assert!(memory.asks_how_it_ended(&killed));
+        assert_eq!(next(&mut memory, &killed), Step::StartStandby);
+        let behind = Look {
+            ended: ended(true, 1),
+            source: Some(2),
+            ..look(&database)
+        };
+        assert_eq!(next(&mut memory, &behind), Step::Rewind);
+    }
+
+    #[test]
+    fn a_copy_is_started_before_it_is_held_for_broken() {
+        let (database, mut memory) = (database(), Memory::default());
+        let down = Look {
+            ended: Some(Ended {
+                as_primary: false,
+                timeline: 2,
+            }),
+            source: Some(2),
+            ..look(&database)
+        };
+        for _ in 0..STARTS_MAX {
+            assert_eq!(next(&mut memory, &down), Step::StartStandby);
+        }
+        assert_eq!(next(&mut memory, &down), Step::Clone);
+        memory.cured();
+        assert_eq!(next(&mut memory, &down), Step::StartStandby);
+    }
+
+    #[test]
+    fn log_on_the_timeline_of_the_upstream_is_never_undone() {
+        let (database, mut memory) = (database(), Memory::default());
+        let facts = Facts {
+            in_recovery: true,
+            lsn: Lsn(150),
+            timeline: 3,
+            replayed: Lsn(150),
+            receiving: true,
+            receiver: true,
+            has_received: true,
+            system_id: "7".into(),
+            standbys: BTreeSet::new(),
+        };
+        // The rule does not show the promotion to timeline 3 yet.
+        let seen = |source| Look {
+            server: Some(&facts),
+            running: true,
+            source,
+            ..look(&database)
+        };
+        assert_eq!(next(&mut memory, &seen(Some(3))), Step::Rest);
+        assert_eq!(next(&mut memory, &seen(Some(2))), Step::Undo);
+    }
 }

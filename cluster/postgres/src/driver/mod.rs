@@ -343,7 +343,7 @@ impl Task {
             has_data: self.programs.layout.has_data(),
             half_rewound: self.programs.layout.rewind_mark().exists(),
             ended: None,
-            source_ready: false,
+            source: None,
             database,
             now: self.born.elapsed(),
         }
@@ -411,7 +411,7 @@ impl Task {
             look.ended = Some(self.how_it_ended().await?);
         }
         if self.memory.asks_for_source(&look) {
-            look.source_ready = self.prepare_source().await;
+            look.source = self.prepare_source().await;
         }
         let (epoch, acknowledgers) = match look.goal {
             Goal::Promote { epoch, cohort, .. } => (*epoch, self.acknowledgers(&look, cohort, None)),
@@ -677,10 +677,15 @@ impl Task {
 
     async fn how_it_ended(&self) -> Result<Ended, DatabaseError> {
         let state = self.programs.control_data("Database cluster state").await?;
-        let timeline = self.programs.control_data("Latest checkpoint's TimeLineID").await?;
+        // A promotion and what was received leave the checkpoint behind; a recovery goes on to the higher of both.
+        let mut timeline = 0;
+        for key in ["Latest checkpoint's TimeLineID", "Min recovery ending loc's timeline"] {
+            let text = self.programs.control_data(key).await?;
+            timeline = timeline.max(text.and_then(|text| text.parse().ok()).unwrap_or(0));
+        }
         Ok(Ended {
             as_primary: matches!(state.as_deref(), Some("in production" | "shut down" | "shutting down")),
-            timeline: timeline.and_then(|text| text.parse().ok()).unwrap_or(0),
+            timeline,
         })
     }
 
@@ -702,9 +707,9 @@ impl Task {
         self.start_standby().await
     }
 
-    /// Whether the upstream is a primary to copy from. Its control file is made to know its timeline: that is all by which
-    /// pg_rewind sees whether there is anything to do.
-    async fn prepare_source(&self) -> bool {
+    /// The timeline of the upstream, if that is a primary to copy from. Its control file is made to know it: that is all by
+    /// which pg_rewind sees whether there is anything to do.
+    async fn prepare_source(&self) -> Option<u32> {
         let probe = async {
             let (source, ended) = Session::connect_upstream(&self.programs.layout, &self.programs.password).await?;
             tokio::select! {
@@ -716,9 +721,9 @@ impl Task {
             Ok(Ok(ready)) => ready,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the upstream cannot be copied from now");
-                false
+                None
             }
-            Err(_) => false,
+            Err(_) => None,
         }
     }
 

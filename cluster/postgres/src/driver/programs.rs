@@ -94,6 +94,7 @@ impl Programs {
         std::fs::File::create(&mark)
             .and_then(|file| file.sync_all())
             .map_err(DatabaseError::file("write", &mark))?;
+        let clean = self.is_shut_down().await?;
         let mut command = self.command("pg_rewind");
         command
             .arg("--target-pgdata")
@@ -101,10 +102,23 @@ impl Programs {
             .arg("--source-server")
             .arg(source);
         run("pg_rewind", command, COPY_TIMEOUT).await?;
+        // The recovery has written a record that no primary has, and nothing was undone: the source is on this timeline, other
+        // than when it was asked.
+        if !clean && self.is_shut_down().await? {
+            return Err(DatabaseError::Unexpected(
+                "pg_rewind found nothing to do in a directory that had to be recovered first".into(),
+            ));
+        }
         let signal = self.layout.standby_signal();
         std::fs::write(&signal, "").map_err(DatabaseError::file("write", &signal))?;
         self.account.own(&signal)?;
         self.forget_rewind()
+    }
+
+    /// Whether the server ended in an orderly way, so that it needs no recovery. A directory that was rewound does.
+    async fn is_shut_down(&self) -> Result<bool, DatabaseError> {
+        let state = self.control_data("Database cluster state").await?;
+        Ok(matches!(state.as_deref(), Some("shut down" | "shut down in recovery")))
     }
 
     fn forget_rewind(&self) -> Result<(), DatabaseError> {
@@ -176,7 +190,34 @@ impl Programs {
             .arg("--log")
             .arg(self.layout.log_file())
             .args(["--no-wait", "--silent", "start"]);
-        run("pg_ctl start", command, START_TIMEOUT).await
+        run("pg_ctl start", command, START_TIMEOUT).await?;
+        self.wait_appearance().await
+    }
+
+    /// The server says who it is some time after `pg_ctl` has left it, on a busy machine a long time. Until then whoever looks
+    /// finds none, and would take it for one that does not start.
+    async fn wait_appearance(&self) -> Result<(), DatabaseError> {
+        let end = tokio::time::Instant::now() + START_TIMEOUT;
+        while self.postmaster().is_none() && self.is_beginning() {
+            if tokio::time::Instant::now() >= end {
+                return Err(DatabaseError::Timeout("starting postgres"));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether a process was started with this data directory, be it the shell that is to become the server.
+    fn is_beginning(&self) -> bool {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let names_data = |command: Vec<u8>| {
+            let data = self.layout.data.as_os_str().as_encoded_bytes();
+            command.windows(data.len()).any(|part| part == data)
+        };
+        processes
+            .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
+            .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+            .any(names_data)
     }
 
     /// Ends the server and waits for it.

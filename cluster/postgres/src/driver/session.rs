@@ -114,21 +114,22 @@ impl Session {
         Ok((session, ended))
     }
 
-    /// Whether this is a primary; its control file knows the timeline that it is on from then on.
-    pub(crate) async fn prepare_as_source(&self) -> Result<bool, DatabaseError> {
-        let sql = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN false ELSE
-            (SELECT timeline_id FROM pg_control_checkpoint())
-                < ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END";
+    /// The timeline of a primary, which its control file knows from then on; `None` when this is a standby.
+    pub(crate) async fn prepare_as_source(&self) -> Result<Option<u32>, DatabaseError> {
+        let sql = "SELECT timeline, known FROM
+            (SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE
+                ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline) here,
+            (SELECT timeline_id AS known FROM pg_control_checkpoint()) file";
         let row = self
             .client
             .query_one(sql, &[])
             .await
             .map_err(DatabaseError::query("ask the upstream"))?;
-        let (in_recovery, behind): (bool, bool) = (row.get(0), row.get(1));
-        if behind {
+        let (timeline, known): (Option<i32>, i32) = (row.get(0), row.get(1));
+        if timeline.is_some_and(|timeline| known < timeline) {
             self.checkpoint().await?;
         }
-        Ok(!in_recovery)
+        Ok(timeline.and_then(|timeline| u32::try_from(timeline).ok()))
     }
 
     async fn observe(&self) -> Result<Row, tokio_postgres::Error> {

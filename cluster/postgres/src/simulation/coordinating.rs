@@ -6,7 +6,7 @@ use conclave_catalog::NodeId;
 use conclave_catalog::database::{DatabaseCommand, DatabaseState};
 
 use super::world::{Message, World, note};
-use crate::coordinator::{Action, Seen, View, decide};
+use crate::coordinator::{Action, Observation, Seen, View, decide};
 use crate::tracking::{Silence, Tracking};
 
 const OBSERVE_MS: u64 = 500;
@@ -17,45 +17,60 @@ impl World {
         let now = self.now;
         if !self.raft.believers.contains(&id) {
             self.node(id).coordinator.tracking = Tracking::default();
-            self.node(id).coordinator.answers = None;
+            self.node(id).coordinator.asked.clear();
+            self.node(id).coordinator.observing = false;
             return;
         }
         let members = self.members();
         let coordinator = &mut self.node(id).coordinator;
-        match &coordinator.answers {
-            None if now >= coordinator.at => {
+        if !coordinator.observing {
+            if now < coordinator.at {
+                return;
+            }
+            coordinator.observing = true;
+            for to in members.iter().copied() {
+                if self.node(id).coordinator.asked.contains_key(&to) {
+                    continue;
+                }
+                let coordinator = &mut self.node(id).coordinator;
                 coordinator.round += 1;
-                coordinator.at = now + OBSERVE_MS;
-                coordinator.answers = Some(BTreeMap::new());
                 let round = coordinator.round;
-                for to in members {
-                    if to == id {
-                        let own = Ok(self.peek(id).observation.clone());
-                        self.node(id)
-                            .coordinator
-                            .answers
-                            .get_or_insert_default()
-                            .insert(id, own);
-                    } else {
-                        self.send(Message::Observe { from: id, to, round });
-                    }
+                coordinator.asked.insert(to, (round, now));
+                if to == id {
+                    let own = Ok(self.peek(id).observation.clone());
+                    self.answered(id, id, round, own);
+                } else {
+                    self.send(Message::Observe { from: id, to, round });
                 }
             }
-            Some(answers) if now >= coordinator.at || members.iter().all(|id| answers.contains_key(id)) => {
-                let mut answers = coordinator.answers.take().unwrap_or_default();
-                let state = self.raft.state(self.peek(id).applied);
-                let primary = state.rule.as_ref().map(|rule| rule.primary);
-                let clock = self.clock();
-                let tracking = &mut self.node(id).coordinator.tracking;
-                tracking.retain(|id| members.contains(&id));
-                for member in members {
-                    let answer = answers.remove(&member).unwrap_or(Err(Silence::Unanswered));
-                    tracking.answer(clock, primary, member, answer);
-                }
-                self.act(id, &state);
-            }
-            _ => {}
         }
+        let coordinator = &self.peek(id).coordinator;
+        let late = coordinator.asked.iter().filter(|(_, (_, at))| now >= at + OBSERVE_MS);
+        for (from, round) in late.map(|(from, (round, _))| (*from, *round)).collect::<Vec<_>>() {
+            self.answered(id, from, round, Err(Silence::Unanswered));
+        }
+        let coordinator = &mut self.node(id).coordinator;
+        coordinator.tracking.retain(|id| members.contains(&id));
+        coordinator.asked.retain(|id, _| members.contains(id));
+        if coordinator.asked.keys().all(|id| coordinator.tracking.is_silent(*id)) {
+            coordinator.observing = false;
+            let state = self.raft.state(self.peek(id).applied);
+            self.act(id, &state);
+        }
+    }
+
+    /// An answer has come, or is waited for no more.
+    pub(super) fn answered(&mut self, to: NodeId, from: NodeId, round: u64, answer: Result<Observation, Silence>) {
+        let clock = self.clock();
+        let state = self.raft.state(self.peek(to).applied);
+        let primary = state.rule.as_ref().map(|rule| rule.primary);
+        let coordinator = &mut self.node(to).coordinator;
+        let Some((_, at)) = coordinator.asked.get(&from).filter(|(asked, _)| *asked == round) else {
+            return;
+        };
+        let asked = std::time::Duration::from_millis(*at);
+        coordinator.asked.remove(&from);
+        coordinator.tracking.answer(clock, asked, primary, from, answer);
     }
 
     fn act(&mut self, id: NodeId, state: &DatabaseState) {

@@ -86,7 +86,7 @@ impl World {
             has_data: node.data.is_some(),
             half_rewound: node.half_rewound,
             ended: None,
-            source_ready: false,
+            source: None,
             database: &state,
             now: self.clock(),
         };
@@ -105,7 +105,9 @@ impl World {
                 timeline: data.control_timeline,
             });
         }
-        look.source_ready = memory.asks_for_source(&look) && self.is_source_ready(node);
+        if memory.asks_for_source(&look) {
+            look.source = self.source_of(node);
+        }
         let (epoch, acknowledgers) = match goal {
             Goal::Promote { epoch, cohort, .. } => (*epoch, self.acknowledgers(&look, id, cohort, None)),
             Goal::Primary { epoch, cohort, leaving } => {
@@ -127,13 +129,15 @@ impl World {
         self.begin(id, step, epoch, acknowledgers);
     }
 
-    /// Whether the upstream is a primary, whose control file is made to know its timeline.
-    fn is_source_ready(&self, node: &Node) -> bool {
-        let copy = node.gates.upstream.map(|from| Copy {
-            from,
-            life: self.peek(from).life,
-        });
-        copy.is_some_and(|copy| self.source(node.id, copy).is_some())
+    /// The timeline of the upstream if that is a primary, whose control file is made to know it.
+    fn source_of(&self, node: &Node) -> Option<u32> {
+        let from = node.gates.upstream?;
+        let life = self.peek(from).life;
+        self.source(node.id, Copy { from, life })?;
+        match &self.peek(from).server {
+            Server::Primary(primary) => Some(primary.timeline),
+            _ => None,
+        }
     }
 
     fn acknowledgers(

@@ -11,7 +11,7 @@ use crate::coordinator::{Observation, Role};
 use crate::driver::decide::{Gates, Memory};
 use crate::driver::pledge::{Goal, Pledge};
 use crate::driver::settings::Acknowledgers;
-use crate::tracking::{Silence, Tracking};
+use crate::tracking::Tracking;
 
 /// The manager's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +94,10 @@ pub(super) struct Coordinator {
     pub(super) tracking: Tracking,
     pub(super) round: u64,
     pub(super) at: u64,
-    /// The answers that are awaited, while they are.
-    pub(super) answers: Option<BTreeMap<NodeId, Result<Observation, Silence>>>,
+    /// The questions without an answer: their number, and when they were asked.
+    pub(super) asked: BTreeMap<NodeId, (u64, u64)>,
+    /// Whether it waits for answers before it decides.
+    pub(super) observing: bool,
 }
 
 impl Coordinator {
@@ -104,7 +106,8 @@ impl Coordinator {
             tracking: Tracking::default(),
             round: 0,
             at,
-            answers: None,
+            asked: BTreeMap::new(),
+            observing: false,
         }
     }
 }

@@ -77,6 +77,30 @@ fn nothing_acknowledged_is_lost_whatever_goes_wrong() {
     }
 }
 
+/// Seeds that found something once.
+const REGRESSIONS: [(u64, &str); 3] = [
+    (
+        26143,
+        "a rewind on the timeline of its source, chosen before the server followed",
+    ),
+    (61203, "the same, and the log that it left was chosen from later"),
+    (
+        77903,
+        "log of a promotion that the rule did not show yet was taken for diverged",
+    ),
+];
+
+#[test]
+fn what_was_found_once_stays_mended() {
+    for (seed, what) in REGRESSIONS {
+        assert!(
+            run(seed, None, false).broken.is_none(),
+            "{what}: {}",
+            explain(seed, None, TRACE_TAIL)
+        );
+    }
+}
+
 #[test]
 fn a_seed_gives_the_same_every_time() {
     for seed in 0..20 {

@@ -271,14 +271,7 @@ impl World {
                     answer,
                 });
             }
-            Message::Observed { round, answer, .. } => {
-                let coordinator = &mut self.node(to).coordinator;
-                if coordinator.round == round
-                    && let Some(answers) = &mut coordinator.answers
-                {
-                    answers.insert(from, answer);
-                }
-            }
+            Message::Observed { round, answer, .. } => self.answered(to, from, round, answer),
             Message::Order { order, .. } => self.take_order(to, &order),
             Message::Propose { command, .. } => self.propose(from, command),
             Message::Flushed { life, at, .. } => {

@@ -1,0 +1,498 @@
+//! Faults of a cluster under load, one after the other: what each does, and what must be true once it is over.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use conclave_localcluster::{Signal, TrackedProcess};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::frozen::Frozen;
+use crate::hosts::Hosts;
+use crate::ledger::{Access, Ledger};
+use crate::{TestCluster, within};
+
+/// How long writes may be away. The goals are far below; a busy machine that runs debug builds gets time.
+const WRITES: Duration = Duration::from_secs(40);
+/// How long a cluster may take to be as it was, once a fault is over.
+const HEALED: Duration = Duration::from_secs(120);
+/// Disks hold what PostgreSQL keeps for standbys, and a database.
+pub const DISK_MEBIBYTES: u32 = 1500;
+const NODES: [u8; 3] = [1, 2, 3];
+
+/// What goes wrong. Where a node is meant and not named, it is the primary's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// SIGKILL of PostgreSQL.
+    KillPostgres,
+    /// SIGKILL of the manager.
+    KillManager,
+    /// SIGKILL of all that runs on the node.
+    KillNode,
+    /// The same of a standby.
+    KillStandby,
+    /// The same of all three nodes.
+    KillAll,
+    /// The node is killed, and its successor as soon as it has acknowledged a write.
+    KillSuccessor,
+    /// PostgreSQL is killed, and its successor's as soon as that has acknowledged a write.
+    KillSuccessorPostgres,
+    /// SIGSTOP of the manager for seconds.
+    PauseManager,
+    /// SIGSTOP of the manager for a moment.
+    BlinkManager,
+    /// SIGSTOP of a standby's manager.
+    PauseStandbyManager,
+    /// SIGSTOP of PostgreSQL for seconds.
+    PausePostgres,
+    /// SIGSTOP of a standby's PostgreSQL.
+    PauseStandbyPostgres,
+    /// The node and the others do not hear each other.
+    Isolate,
+    /// The same with a standby.
+    IsolateStandby,
+    /// The node hears the others, and they do not hear it.
+    Mute,
+    /// The node hears nobody, and is heard.
+    Deaf,
+    /// One standby does not hear the node.
+    MuteToOne,
+    /// The node and one standby do not hear each other; both see the third.
+    Bridge,
+    /// The standbys do not hear each other; both see the primary.
+    BridgeByPrimary,
+    /// The node is cut off and mended, again and again.
+    Flap,
+    /// One direction of one link comes and goes.
+    FlapOneWay,
+    /// The network cable is pulled: clients do not reach the node either.
+    Unplug,
+    /// A standby's data directory is gone.
+    WipeStandby,
+    /// A standby's data directory is damaged.
+    DamageStandby,
+    /// No space is left on the node.
+    FillDisk,
+    /// No space is left on a standby's node.
+    FillStandbyDisk,
+}
+
+/// Every fault.
+pub const ALL: [Fault; 26] = [
+    Fault::KillPostgres,
+    Fault::KillManager,
+    Fault::KillNode,
+    Fault::KillStandby,
+    Fault::KillAll,
+    Fault::KillSuccessor,
+    Fault::KillSuccessorPostgres,
+    Fault::PauseManager,
+    Fault::BlinkManager,
+    Fault::PauseStandbyManager,
+    Fault::PausePostgres,
+    Fault::PauseStandbyPostgres,
+    Fault::Isolate,
+    Fault::IsolateStandby,
+    Fault::Mute,
+    Fault::Deaf,
+    Fault::MuteToOne,
+    Fault::Bridge,
+    Fault::BridgeByPrimary,
+    Fault::Flap,
+    Fault::FlapOneWay,
+    Fault::Unplug,
+    Fault::WipeStandby,
+    Fault::DamageStandby,
+    Fault::FillDisk,
+    Fault::FillStandbyDisk,
+];
+
+/// What a change that every push has to pass is tried with.
+pub const SELECTION: [Fault; 7] = [
+    Fault::KillPostgres,
+    Fault::KillNode,
+    Fault::PauseManager,
+    Fault::Isolate,
+    Fault::Mute,
+    Fault::Bridge,
+    Fault::WipeStandby,
+];
+
+impl Fault {
+    /// Whether another node must have become primary.
+    fn deposes(self) -> bool {
+        use Fault::{Deaf, Isolate, KillManager, KillNode, Mute, PauseManager, PausePostgres, Unplug};
+        matches!(
+            self,
+            KillManager | KillNode | PauseManager | PausePostgres | Isolate | Mute | Deaf | Unplug
+        )
+    }
+}
+
+/// A cluster under load that things happen to.
+pub struct Drill {
+    ledger: Ledger,
+    random: Mutex<StdRng>,
+    /// Goes before the cluster, which cannot be stopped while something of it is frozen.
+    frozen: Mutex<Frozen>,
+    test: TestCluster,
+    hosts: Hosts,
+}
+
+/// Runs these faults on a new cluster, in an order that the seed gives: `CONCLAVE_CHAOS_SEED`, or one that is printed.
+/// `CONCLAVE_CHAOS_FAULTS=KillNode,Flap` runs those instead, in that order.
+///
+/// # Panics
+/// When something is not as it must be.
+pub fn run(faults: &[Fault]) {
+    let Some(hosts) = Hosts::new(3) else { return };
+    let asked = std::env::var("CONCLAVE_CHAOS_SEED").ok();
+    let seed = asked.map_or_else(rand::random, |text| text.parse().expect("the seed is a number"));
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut faults = faults.to_vec();
+    faults.shuffle(&mut random);
+    if let Ok(names) = std::env::var("CONCLAVE_CHAOS_FAULTS") {
+        let find = |name: &str| ALL.into_iter().find(|fault| format!("{fault:?}") == name);
+        let named = names.split(',').map(|name| find(name).expect("a fault of that name"));
+        faults = named.collect();
+    }
+    eprintln!("CONCLAVE_CHAOS_SEED={seed}: {faults:?}");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let test = TestCluster::on(&hosts, DISK_MEBIBYTES).await;
+        let ledger = Ledger::open(Access::new(&test.cluster)).await;
+        let mut drill = Drill {
+            ledger,
+            random: Mutex::new(random),
+            frozen: Mutex::default(),
+            test,
+            hosts,
+        };
+        for fault in faults {
+            if let Err(why) = drill.play(fault).await {
+                drill.resume();
+                drill
+                    .test
+                    .fail(&format!("CONCLAVE_CHAOS_SEED={seed}: {fault:?}: {why}"));
+            }
+        }
+        if let Err(why) = drill.ledger.close().await {
+            drill
+                .test
+                .fail(&format!("CONCLAVE_CHAOS_SEED={seed}: at the end: {why}"));
+        }
+        eprintln!("{}", drill.ledger.summary());
+    });
+}
+
+impl Drill {
+    async fn play(&self, fault: Fault) -> Result<(), String> {
+        let primary = self.primary().await?;
+        let (begun, started) = (Instant::now(), Instant::now());
+        self.strike(fault, primary).await?;
+        let over = Instant::now();
+        let gap = self.ledger.longest_gap(started);
+        self.heal().await?;
+        self.settled(over).await?;
+        let next = self.primary().await?;
+        eprintln!(
+            "{fault:?} of node{primary}: {} ms without an answer to anybody, over after {:.1} s, healed after {:.1} s, \
+             node{next} is primary",
+            gap.as_millis(),
+            over.duration_since(begun).as_secs_f64(),
+            over.elapsed().as_secs_f64(),
+        );
+        self.ledger.check().await?;
+        if fault.deposes() && next == primary {
+            return Err(format!("node{primary} is primary still"));
+        }
+        Ok(())
+    }
+
+    /// Does it, and waits until writes go on wherever they must.
+    async fn strike(&self, fault: Fault, primary: u8) -> Result<(), String> {
+        let cluster = &self.test.cluster;
+        let (standby, third) = self.others(primary);
+        let survivors = [standby, third];
+        match fault {
+            Fault::KillPostgres => {
+                kill(cluster.postmaster(primary)).await;
+                self.writes(&NODES).await
+            }
+            Fault::KillManager => {
+                kill(cluster.manager(primary)).await;
+                self.writes(&survivors).await
+            }
+            Fault::KillNode => {
+                self.kill_node(primary).await;
+                self.writes(&survivors).await
+            }
+            Fault::KillStandby => {
+                self.kill_node(standby).await;
+                self.writes(&[primary, third]).await
+            }
+            Fault::KillAll => {
+                futures::future::join_all(NODES.map(|number| self.kill_node(number))).await;
+                self.heal().await?;
+                self.writes(&NODES).await
+            }
+            Fault::KillSuccessor => {
+                self.kill_node(primary).await;
+                self.writes(&survivors).await?;
+                let successor = self.primary().await?;
+                self.kill_node(successor).await;
+                self.start(primary).await?;
+                let others: Vec<u8> = NODES.into_iter().filter(|number| *number != successor).collect();
+                self.writes(&others).await
+            }
+            Fault::KillSuccessorPostgres => {
+                kill(cluster.postmaster(primary)).await;
+                self.writes(&survivors).await?;
+                kill(cluster.postmaster(self.primary().await?)).await;
+                self.writes(&NODES).await
+            }
+            Fault::PauseManager => {
+                self.stop(cluster.manager(primary));
+                self.writes(&survivors).await?;
+                self.hold(500..6000).await;
+                self.resume();
+                Ok(())
+            }
+            Fault::BlinkManager => {
+                self.stop(cluster.manager(primary));
+                self.hold(50..900).await;
+                self.resume();
+                self.writes(&NODES).await
+            }
+            Fault::PauseStandbyManager => {
+                self.stop(cluster.manager(standby));
+                self.writes(&[primary, third]).await?;
+                self.hold(500..6000).await;
+                self.resume();
+                Ok(())
+            }
+            Fault::PausePostgres => {
+                self.stop_postgres(primary);
+                self.writes(&NODES).await?;
+                self.hold(500..4000).await;
+                self.resume();
+                Ok(())
+            }
+            Fault::PauseStandbyPostgres => {
+                self.stop_postgres(standby);
+                self.writes(&NODES).await?;
+                self.hold(500..6000).await;
+                self.resume();
+                Ok(())
+            }
+            Fault::WipeStandby | Fault::DamageStandby => {
+                self.kill_node(standby).await;
+                let data = cluster.node(standby).data_dir.join("postgres/data");
+                let done = if fault == Fault::WipeStandby {
+                    std::fs::remove_dir_all(&data)
+                } else {
+                    std::fs::write(data.join("global/pg_control"), [0; 8192])
+                };
+                done.map_err(|error| error.to_string())?;
+                self.writes(&[primary, third]).await
+            }
+            Fault::FillDisk => {
+                let filler = self.fill(primary)?;
+                self.writes(&survivors).await?;
+                self.hold(500..3000).await;
+                std::fs::remove_file(filler).map_err(|error| error.to_string())
+            }
+            Fault::FillStandbyDisk => {
+                let filler = self.fill(standby)?;
+                self.writes(&[primary, third]).await?;
+                self.hold(500..3000).await;
+                std::fs::remove_file(filler).map_err(|error| error.to_string())
+            }
+            _ => self.break_network(fault, primary, standby, third).await,
+        }
+    }
+
+    async fn break_network(&self, fault: Fault, primary: u8, standby: u8, third: u8) -> Result<(), String> {
+        let survivors = [standby, third];
+        match fault {
+            Fault::IsolateStandby => {
+                self.hosts.isolate(standby);
+                self.writes(&[primary, third]).await?;
+            }
+            Fault::Mute => {
+                survivors.iter().for_each(|other| self.hosts.cut(primary, *other));
+                self.writes(&survivors).await?;
+            }
+            Fault::Deaf => {
+                survivors.iter().for_each(|other| self.hosts.cut(*other, primary));
+                self.writes(&survivors).await?;
+            }
+            Fault::MuteToOne => {
+                self.hosts.cut(primary, standby);
+                self.writes(&[third]).await?;
+            }
+            Fault::Bridge => {
+                self.hosts.cut_both(primary, standby);
+                self.writes(&[third]).await?;
+            }
+            Fault::BridgeByPrimary => {
+                self.hosts.cut_both(standby, third);
+                self.writes(&[primary]).await?;
+            }
+            Fault::Flap | Fault::FlapOneWay => {
+                for _ in 0..6 {
+                    if fault == Fault::Flap {
+                        self.hosts.isolate(primary);
+                    } else {
+                        self.hosts.cut(standby, primary);
+                    }
+                    self.hold(100..1500).await;
+                    self.hosts.mend();
+                    self.hold(100..1500).await;
+                }
+                return self.writes(&NODES).await;
+            }
+            Fault::Unplug => {
+                self.hosts.unplug(primary);
+                self.writes(&survivors).await?;
+            }
+            _ => {
+                self.hosts.isolate(primary);
+                self.writes(&survivors).await?;
+            }
+        }
+        self.hold(500..5000).await;
+        self.hosts.mend();
+        self.hosts.plug(primary);
+        Ok(())
+    }
+
+    /// All that outside help does: what has ended is started, as a service manager would.
+    async fn heal(&self) -> Result<(), String> {
+        for number in NODES {
+            self.start(number).await?;
+        }
+        Ok(())
+    }
+
+    async fn kill_node(&self, number: u8) {
+        let cluster = &self.test.cluster;
+        let manager = cluster.manager(number);
+        cluster.kill(number);
+        if let Some(manager) = manager {
+            manager.wait_end(HEALED).await;
+        }
+    }
+
+    async fn start(&self, number: u8) -> Result<(), String> {
+        self.test
+            .cluster
+            .start(number)
+            .await
+            .map(drop)
+            .map_err(|error| error.to_string())
+    }
+
+    /// All nodes are well and say so, one of them is primary, the others receive from it, and everybody's clients write.
+    async fn settled(&self, since: Instant) -> Result<(), String> {
+        for number in NODES {
+            let healthy = self.test.cluster.wait_healthy(number, HEALED).await;
+            healthy.map_err(|error| format!("node{number} does not see all well: {error}"))?;
+        }
+        let access = self.ledger.access();
+        let sql = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')";
+        let fit = within(HEALED, || async {
+            let mut roles = BTreeMap::new();
+            for number in NODES {
+                let row = access.locally(number).await.ok()?.query_one(sql, &[]).await.ok()?;
+                let role: (bool, bool) = (row.get(0), row.get(1));
+                *roles.entry(role).or_insert(0) += 1;
+            }
+            (roles == BTreeMap::from([((false, false), 1), ((true, true), 2)])).then_some(())
+        });
+        fit.await
+            .ok_or("there are not one primary and two standbys that receive")?;
+        self.ledger.wait_for_writes(&NODES, since, WRITES).await
+    }
+
+    async fn writes(&self, nodes: &[u8]) -> Result<(), String> {
+        self.ledger.wait_for_writes(nodes, Instant::now(), WRITES).await
+    }
+
+    /// The primary of the rule in force, by any node that knows.
+    async fn primary(&self) -> Result<u8, String> {
+        let found = within(WRITES, || async {
+            for number in NODES {
+                let status = self.test.client(number).get_status("/v1/cluster/status").await;
+                let Ok(status) = status else { continue };
+                let id = status["database"]["primary"].as_u64();
+                if let (Some(id), Some(false)) = (id, status["minority"].as_bool()) {
+                    return u8::try_from(id).ok();
+                }
+            }
+            None
+        });
+        found.await.ok_or_else(|| "no node knows a primary".to_owned())
+    }
+
+    /// The other two, in an order that the seed gives.
+    fn others(&self, primary: u8) -> (u8, u8) {
+        let (one, two) = (primary % 3 + 1, (primary + 1) % 3 + 1);
+        if self.random().random() { (one, two) } else { (two, one) }
+    }
+
+    fn random(&self) -> std::sync::MutexGuard<'_, StdRng> {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A fault lasts for some milliseconds more.
+    async fn hold(&self, range: std::ops::Range<u64>) {
+        let time = self.random().random_range(range);
+        tokio::time::sleep(Duration::from_millis(time)).await;
+    }
+
+    fn frozen(&self) -> std::sync::MutexGuard<'_, Frozen> {
+        self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self, manager: Option<TrackedProcess>) {
+        manager.into_iter().for_each(|process| self.frozen().freeze(process));
+    }
+
+    fn stop_postgres(&self, number: u8) {
+        let postmaster = self.test.cluster.postmaster(number);
+        postmaster
+            .into_iter()
+            .for_each(|process| self.frozen().freeze_postgres(process));
+    }
+
+    fn resume(&self) {
+        self.frozen().resume();
+    }
+
+    /// Takes all the space that is left on a node's disk; the file that holds it.
+    fn fill(&self, number: u8) -> Result<std::path::PathBuf, String> {
+        let path = self.test.cluster.node(number).data_dir.join("filler");
+        let mut file = std::fs::File::create(&path).map_err(|error| error.to_string())?;
+        let block = vec![7; 1 << 20];
+        let small = [7; 512];
+        while file.write_all(&block).is_ok() {}
+        while file.write_all(&small).is_ok() {}
+        Ok(path)
+    }
+}
+
+/// Returns when it has ended: who looked whether it has to be started would find it running else.
+async fn kill(process: Option<TrackedProcess>) {
+    if let Some(process) = process {
+        process.signal(Signal::SIGKILL);
+        process.wait_end(HEALED).await;
+    }
+}
