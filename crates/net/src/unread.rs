@@ -21,9 +21,9 @@ use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 /// More than this is not worth reading only to throw it away.
-const BYTES_MAX: usize = 256 << 10;
-/// A client that sends slower than this is not waited for.
-const READ_TIMEOUT: Duration = Duration::from_secs(1);
+const BYTES_MAX: usize = 16 << 20;
+/// A client that takes longer to send it is not waited for.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Answers a request, and leaves nothing of its body unread.
 pub(crate) async fn answer(router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {

@@ -1,10 +1,9 @@
 //! A request, taken apart.
 
-use axum::body::{Body, to_bytes};
+use axum::body::to_bytes;
 use axum::extract::{Query, Request};
 use bytes::Bytes;
 use conclave_net::PeerIdentity;
-use futures::StreamExt;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
@@ -13,10 +12,6 @@ use super::error::ApiError;
 
 /// Consul's name for a token in a header.
 const TOKEN_HEADER: &str = "x-consul-token";
-
-/// The body of a request that is refused is read to its end up to this size: a client that is still sending reads no answer, and
-/// one that has sent it finds the connection closed when it asks again.
-const DRAINED_BYTES_MAX: u64 = 16 << 20;
 
 /// A request.
 pub(super) struct Call {
@@ -66,9 +61,6 @@ impl Call {
         let length = parts.headers.get(header::CONTENT_LENGTH);
         let length: Option<u64> = length.and_then(|value| value.to_str().ok()?.parse().ok());
         if let Some(length) = length.filter(|length| *length > limit as u64) {
-            if length <= DRAINED_BYTES_MAX {
-                drain(body).await;
-            }
             return Err(ApiError::BodyTooLarge(length, limit));
         }
         let body = to_bytes(body, limit).await.map_err(|error| {
@@ -141,17 +133,6 @@ impl Call {
                 .filter(|coding| !coding.ends_with("q=0"))
                 .any(|coding| coding.split(';').next() == Some("gzip"))
         })
-    }
-}
-
-/// Reads a body that nobody needs.
-pub(super) async fn drain(body: Body) {
-    let (mut pieces, mut left) = (body.into_data_stream(), DRAINED_BYTES_MAX);
-    while let Some(Ok(piece)) = pieces.next().await {
-        match left.checked_sub(piece.len() as u64) {
-            Some(rest) => left = rest,
-            None => return,
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 
 use super::access::Need;
 use super::answer::Answer;
-use super::call::{Call, drain, peer, query_of, token};
+use super::call::{Call, peer, query_of, token};
 use super::error::ApiError;
 use super::routes::{Endpoint, Found, find};
 use super::{
@@ -19,18 +19,16 @@ use super::{
 /// Answers a request on a path of Consul's.
 pub(crate) async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     api.metrics.request();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let Some(found) = find(&path) else {
-        drain(request.into_body()).await;
+    let Some(found) = find(request.uri().path()) else {
         return StatusCode::NOT_FOUND.into_response();
     };
+    let method = request.method().clone();
     let endpoint = found
         .methods
         .iter()
         .find(|(own, _)| *own == method)
         .map(|(_, endpoint)| *endpoint);
     let Some(endpoint) = endpoint else {
-        drain(request.into_body()).await;
         return other_method(&found, &method);
     };
     let rest = found.rest.to_owned();
@@ -63,18 +61,10 @@ async fn answer(api: &Api, endpoint: Endpoint, request: Request, rest: &str) -> 
     let (request, query) = query;
     let trusted = api
         .access
-        .judge(&api.state(), token(request.headers(), &query), request_peer.as_ref())
-        .and_then(|trusted| {
-            let enough = trusted || endpoint.need() != Need::Token;
-            enough.then_some(trusted).ok_or(ApiError::PermissionDenied)
-        });
-    let trusted = match trusted {
-        Ok(trusted) => trusted,
-        Err(refusal) => {
-            drain(request.into_body()).await;
-            return Err(refusal);
-        }
-    };
+        .judge(&api.state(), token(request.headers(), &query), request_peer.as_ref())?;
+    if !trusted && endpoint.need() == Need::Token {
+        return Err(ApiError::PermissionDenied);
+    }
     let call = Call::read(request, rest, query, trusted, endpoint.body_bytes_max()).await?;
     if call.value("dc").is_some_and(|dc| !dc.is_empty() && dc != DATACENTER) {
         return Err(ApiError::OtherDatacenter);

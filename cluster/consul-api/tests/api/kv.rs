@@ -1,10 +1,6 @@
 //! Keys, transactions, common rules.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
 use crate::support::Cluster;
 
@@ -246,31 +242,4 @@ async fn a_snapshot_brings_the_keys_back() {
         (Some("YQ=="), Some(5))
     );
     assert!(entry["ModifyIndex"].as_u64().unwrap() > before, "watchers are woken");
-}
-
-/// A server that answers before it has read all closes the connection, and the client's next request fails on it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refused_request_is_read_to_its_end() {
-    let cluster = Cluster::one().await;
-    for (method, path, status) in [
-        ("PUT", "/v1/kv/a", 403),
-        ("PUT", "/v1/kv/a?token=6ff1c4f8-1bf4-4b7c-9f3e-6a4d1a0d6d50", 403),
-        ("POST", "/v1/kv/a", 405),
-        ("PUT", "/v1/nothing", 404),
-    ] {
-        let pieces_read = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&pieces_read);
-        let pieces = (0..3).map(move |_| {
-            counter.fetch_add(1, Ordering::Relaxed);
-            Ok::<_, std::io::Error>("piece")
-        });
-        let request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .body(axum::body::Body::from_stream(futures::stream::iter(pieces)))
-            .unwrap();
-        let answer = cluster.nodes[0].router.clone().oneshot(request).await.unwrap();
-        assert_eq!(answer.status(), status, "{method} {path}");
-        assert_eq!(pieces_read.load(Ordering::Relaxed), 3, "{method} {path}");
-    }
 }

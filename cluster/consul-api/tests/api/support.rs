@@ -25,8 +25,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 pub(crate) struct Node {
     runtime: Option<tokio::runtime::Runtime>,
     pub(crate) consensus: Consensus,
-    /// What serves the API.
-    pub(crate) router: axum::Router,
     dir: PathBuf,
     pub(crate) peer: u16,
     pub(crate) status: u16,
@@ -77,7 +75,7 @@ impl Node {
                 .build()
                 .unwrap();
             let folder = dir.clone();
-            let (consensus, router) = runtime.block_on(async move {
+            let consensus = runtime.block_on(async move {
                 let tasks = Tasks::new("node");
                 let identity = NodeIdentity::load(&identity_dir(&folder)).unwrap();
                 let options = StartOptions {
@@ -100,12 +98,11 @@ impl Node {
                 let tls = ServerTls::for_users_and_peers(&identity).unwrap();
                 serve(&tasks, "status", listen(listeners.status), tls, api.router());
                 std::mem::forget(tasks);
-                (consensus, api.router())
+                consensus
             });
             Self {
                 runtime: Some(runtime),
                 consensus,
-                router,
                 dir,
                 peer,
                 status,
