@@ -21,6 +21,12 @@ const WRITES: Duration = Duration::from_secs(40);
 const HEALED: Duration = Duration::from_secs(120);
 /// Disks hold what PostgreSQL keeps for standbys, and a database.
 pub const DISK_MEBIBYTES: u32 = 1500;
+/// More segments of its log than a PostgreSQL keeps for later use.
+const NOISE_UNTIL_FULL: u32 = 80;
+/// As many as make a standby need space, and leave the primary some.
+const NOISE_FOR_STANDBY: u32 = 20;
+/// A statement that takes longer is stuck.
+const STEP: Duration = Duration::from_secs(4);
 const NODES: [u8; 3] = [1, 2, 3];
 
 /// What goes wrong. Where a node is meant and not named, it is the primary's.
@@ -305,12 +311,14 @@ impl Drill {
             }
             Fault::FillDisk => {
                 let filler = self.fill(primary)?;
+                self.use_log(NOISE_UNTIL_FULL).await;
                 self.writes(&survivors).await?;
                 self.hold(500..3000).await;
                 std::fs::remove_file(filler).map_err(|error| error.to_string())
             }
             Fault::FillStandbyDisk => {
                 let filler = self.fill(standby)?;
+                self.use_log(NOISE_FOR_STANDBY).await;
                 self.writes(&[primary, third]).await?;
                 self.hold(500..3000).await;
                 std::fs::remove_file(filler).map_err(|error| error.to_string())
@@ -475,6 +483,27 @@ impl Drill {
 
     fn resume(&self) {
         self.frozen().resume();
+    }
+
+    /// Makes the primary begin so many segments of its log, or as many as it can: those that it keeps for later use need no space.
+    async fn use_log(&self, segments: u32) {
+        // No table, which would need space of its own.
+        let noise = "SELECT pg_logical_emit_message(false, 'noise', 'noise')";
+        for number in NODES {
+            let Ok(client) = self.ledger.access().through(number).await else {
+                continue;
+            };
+            for _ in 0..segments {
+                let step = async {
+                    client.batch_execute(noise).await?;
+                    client.batch_execute("SELECT pg_switch_wal()").await
+                };
+                if !matches!(tokio::time::timeout(STEP, step).await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            return;
+        }
     }
 
     /// Takes all the space that is left on a node's disk; the file that holds it.
