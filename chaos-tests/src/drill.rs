@@ -25,6 +25,8 @@ pub const DISK_MEBIBYTES: u32 = 1500;
 const NOISE_UNTIL_FULL: u32 = 80;
 /// As many as make a standby need space, and leave the primary some.
 const NOISE_FOR_STANDBY: u32 = 20;
+/// What the clients write in the moments between two looks.
+const LAG_MAX_BYTES: i64 = 4 << 20;
 /// A statement that takes longer is stuck.
 const STEP: Duration = Duration::from_secs(4);
 const NODES: [u8; 3] = [1, 2, 3];
@@ -415,18 +417,24 @@ impl Drill {
             healthy.map_err(|error| format!("node{number} does not see all well: {error}"))?;
         }
         let access = self.ledger.access();
-        let sql = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')";
+        // With what the standbys hold: one that is far behind is well, and would make the next failover wait for it.
+        let sql = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'),
+            pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()
+                ELSE pg_current_wal_flush_lsn() END, '0/0')::bigint";
         let fit = within(HEALED, || async {
-            let mut roles = BTreeMap::new();
+            let (mut roles, mut ends) = (BTreeMap::new(), Vec::new());
             for number in NODES {
                 let row = access.locally(number).await.ok()?.query_one(sql, &[]).await.ok()?;
                 let role: (bool, bool) = (row.get(0), row.get(1));
                 *roles.entry(role).or_insert(0) += 1;
+                ends.push(row.get::<_, Option<i64>>(2)?);
             }
-            (roles == BTreeMap::from([((false, false), 1), ((true, true), 2)])).then_some(())
+            let lag = ends.iter().max()?.saturating_sub(*ends.iter().min()?);
+            let fits = roles == BTreeMap::from([((false, false), 1), ((true, true), 2)]);
+            (fits && lag < LAG_MAX_BYTES).then_some(())
         });
         fit.await
-            .ok_or("there are not one primary and two standbys that receive")?;
+            .ok_or("there are not one primary and two standbys that receive and are close")?;
         self.ledger.wait_for_writes(&NODES, since, WRITES).await
     }
 
