@@ -21,6 +21,14 @@ const WRITES: Duration = Duration::from_secs(40);
 const HEALED: Duration = Duration::from_secs(120);
 /// Disks hold what PostgreSQL keeps for standbys, and a database.
 pub const DISK_MEBIBYTES: u32 = 1500;
+/// More segments of its log than a PostgreSQL keeps for later use.
+const NOISE_UNTIL_FULL: u32 = 80;
+/// As many as make a standby need space, and leave the primary some.
+const NOISE_FOR_STANDBY: u32 = 20;
+/// What the clients write in the moments between two looks.
+const LAG_MAX_BYTES: i64 = 4 << 20;
+/// A statement that takes longer is stuck.
+const STEP: Duration = Duration::from_secs(4);
 const NODES: [u8; 3] = [1, 2, 3];
 
 /// What goes wrong. Where a node is meant and not named, it is the primary's.
@@ -305,12 +313,14 @@ impl Drill {
             }
             Fault::FillDisk => {
                 let filler = self.fill(primary)?;
+                self.use_log(NOISE_UNTIL_FULL).await;
                 self.writes(&survivors).await?;
                 self.hold(500..3000).await;
                 std::fs::remove_file(filler).map_err(|error| error.to_string())
             }
             Fault::FillStandbyDisk => {
                 let filler = self.fill(standby)?;
+                self.use_log(NOISE_FOR_STANDBY).await;
                 self.writes(&[primary, third]).await?;
                 self.hold(500..3000).await;
                 std::fs::remove_file(filler).map_err(|error| error.to_string())
@@ -407,18 +417,24 @@ impl Drill {
             healthy.map_err(|error| format!("node{number} does not see all well: {error}"))?;
         }
         let access = self.ledger.access();
-        let sql = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')";
+        // With what the standbys hold: one that is far behind is well, and would make the next failover wait for it.
+        let sql = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'),
+            pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()
+                ELSE pg_current_wal_flush_lsn() END, '0/0')::bigint";
         let fit = within(HEALED, || async {
-            let mut roles = BTreeMap::new();
+            let (mut roles, mut ends) = (BTreeMap::new(), Vec::new());
             for number in NODES {
                 let row = access.locally(number).await.ok()?.query_one(sql, &[]).await.ok()?;
                 let role: (bool, bool) = (row.get(0), row.get(1));
                 *roles.entry(role).or_insert(0) += 1;
+                ends.push(row.get::<_, Option<i64>>(2)?);
             }
-            (roles == BTreeMap::from([((false, false), 1), ((true, true), 2)])).then_some(())
+            let lag = ends.iter().max()?.saturating_sub(*ends.iter().min()?);
+            let fits = roles == BTreeMap::from([((false, false), 1), ((true, true), 2)]);
+            (fits && lag < LAG_MAX_BYTES).then_some(())
         });
         fit.await
-            .ok_or("there are not one primary and two standbys that receive")?;
+            .ok_or("there are not one primary and two standbys that receive and are close")?;
         self.ledger.wait_for_writes(&NODES, since, WRITES).await
     }
 
@@ -475,6 +491,27 @@ impl Drill {
 
     fn resume(&self) {
         self.frozen().resume();
+    }
+
+    /// Makes the primary begin so many segments of its log, or as many as it can: those that it keeps for later use need no space.
+    async fn use_log(&self, segments: u32) {
+        // No table, which would need space of its own.
+        let noise = "SELECT pg_logical_emit_message(false, 'noise', 'noise')";
+        for number in NODES {
+            let Ok(client) = self.ledger.access().through(number).await else {
+                continue;
+            };
+            for _ in 0..segments {
+                let step = async {
+                    client.batch_execute(noise).await?;
+                    client.batch_execute("SELECT pg_switch_wal()").await
+                };
+                if !matches!(tokio::time::timeout(STEP, step).await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            return;
+        }
     }
 
     /// Takes all the space that is left on a node's disk; the file that holds it.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use conclave_catalog::NodeId;
 use conclave_consensus::Consensus;
+use conclave_net::NetError;
 use conclave_proto::database::driver_client::DriverClient;
 use conclave_proto::database::driver_server::{Driver as DriverService, DriverServer};
 use conclave_proto::database::{ObserveRequest, OrderRequest, Reply};
@@ -120,10 +121,43 @@ impl Drivers {
 fn is_refused(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
-        if error.to_string().contains("Connection refused") {
+        if matches!(error.downcast_ref(), Some(NetError::Refused { .. })) {
             return true;
         }
         cause = error.source();
     }
-    status.message().contains("Connection refused")
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use conclave_catalog::NodePorts;
+    use conclave_consensus::{FoundOptions, found, identity_dir};
+    use conclave_net::{NodeIdentity, PeerConnector, install_crypto_provider};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_manager_that_does_not_run_is_told_from_one_that_is_silent() {
+        install_crypto_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let options = FoundOptions {
+            data_dir: dir.path().to_owned(),
+            node_name: "node1".into(),
+            address: "127.0.0.1".into(),
+            ports: NodePorts::default(),
+            settings: BTreeMap::new(),
+        };
+        found(&options).unwrap();
+        let identity = NodeIdentity::load(&identity_dir(dir.path())).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let channel = PeerConnector::new(&identity).unwrap().channel(1, "127.0.0.1", port);
+        let answer = DriverClient::new(channel.unwrap()).observe(ObserveRequest {}).await;
+        assert!(is_refused(&answer.unwrap_err()));
+        assert!(!is_refused(&Status::unavailable("no answer in time")));
+    }
 }

@@ -15,6 +15,8 @@ use crate::DatabaseError;
 const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
 const COPY_TIMEOUT: Duration = Duration::from_secs(3600);
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a killed process may take to end; one that waits for a broken disk does not.
+const ORPHANS_LIMIT: Duration = Duration::from_secs(5);
 /// What of a program's output is kept for the error.
 const OUTPUT_TAIL_BYTES: usize = 1500;
 
@@ -79,11 +81,7 @@ impl Programs {
 
     /// Undoes what the current primary's history does not hold.
     pub(crate) async fn rewind(&self) -> Result<(), DatabaseError> {
-        // A killed server leaves its lock file, whose number may be somebody's by now.
-        let lock = self.layout.data.join("postmaster.pid");
-        if self.postmaster().is_none() && lock.exists() {
-            std::fs::remove_file(&lock).map_err(DatabaseError::file("remove", &lock))?;
-        }
+        self.clear_away().await?;
         let source = format!(
             "host={} port={COPY_PORT} user=conclave dbname=postgres passfile={} connect_timeout=5",
             self.layout.socket_dir.display(),
@@ -183,6 +181,7 @@ impl Programs {
 
     /// Starts the server in a session of its own, so that it outlives this process. It may not accept connections yet.
     pub(crate) async fn start(&self) -> Result<(), DatabaseError> {
+        self.clear_away().await?;
         let mut command = self.command("pg_ctl");
         command
             .arg("--pgdata")
@@ -222,22 +221,70 @@ impl Programs {
 
     /// Ends the server and waits for it.
     pub(crate) async fn stop(&self, how: Stop, limit: Duration) -> Result<(), DatabaseError> {
-        let Some(pid) = self.postmaster() else { return Ok(()) };
+        let Some(pid) = self.postmaster() else {
+            return self.end_orphans().await;
+        };
         let signal = match how {
             Stop::Fast => Signal::SIGINT,
             Stop::Immediate => Signal::SIGQUIT,
         };
         send(pid, signal);
-        if self.wait_end(pid, limit).await {
+        if !self.wait_end(pid, limit).await {
+            tracing::warn!(pid, ?how, "postgres did not stop in time and is killed");
+            send(pid, Signal::SIGKILL);
+            if !self.wait_end(pid, ORPHANS_LIMIT).await {
+                return Err(DatabaseError::Timeout("stopping postgres"));
+            }
+        }
+        self.end_orphans().await
+    }
+
+    /// Makes the directory free for a new server when none runs. A killed one leaves its lock file, whose number is still taken
+    /// until somebody has reaped the process, or may be somebody else's by now.
+    async fn clear_away(&self) -> Result<(), DatabaseError> {
+        if self.postmaster().is_some() {
             return Ok(());
         }
-        tracing::warn!(pid, ?how, "postgres did not stop in time and is killed");
-        send(pid, Signal::SIGKILL);
-        if self.wait_end(pid, Duration::from_secs(5)).await {
-            Ok(())
-        } else {
-            Err(DatabaseError::Timeout("stopping postgres"))
+        self.end_orphans().await?;
+        let lock = self.layout.data.join("postmaster.pid");
+        match std::fs::remove_file(&lock) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(DatabaseError::file("remove", &lock)(error))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Ends the processes of a server whose first one is gone. They end by themselves when they notice; one that is stopped, or
+    /// waits for the disk, would go on writing later, into what has become another server's files.
+    async fn end_orphans(&self) -> Result<(), DatabaseError> {
+        let end = tokio::time::Instant::now() + ORPHANS_LIMIT;
+        loop {
+            let orphans = self.processes();
+            if orphans.is_empty() {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= end {
+                return Err(DatabaseError::Timeout("ending what a killed postgres has left"));
+            }
+            orphans.into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The processes of the server: all of them work in the data directory.
+    fn processes(&self) -> Vec<i32> {
+        let Ok(data) = self.layout.data.canonicalize() else {
+            return Vec::new();
+        };
+        let is_ours = |pid: &i32| {
+            let works_in = std::fs::read_link(format!("/proc/{pid}/cwd"));
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            works_in.is_ok_and(|cwd| cwd == data) && name.is_ok_and(|name| name.trim_end() == "postgres")
+        };
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(is_ours).collect()
     }
 
     async fn wait_end(&self, pid: i32, limit: Duration) -> bool {
