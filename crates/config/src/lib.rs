@@ -7,4 +7,7 @@ mod load;
 mod node;
 
 pub use load::{ConfigError, from_text, load};
-pub use node::{Accounts, ConsulSection, Election, NodeConfig, NodeSection, Ports, StatusContract, Workflows};
+pub use node::{
+    Accounts, BackupSection, ConsulSection, Election, ExternalDatabaseSection, NodeConfig, NodeSection, Ports,
+    S3Section, StatusContract, Workflows,
+};

@@ -4,6 +4,7 @@
 //! may fail or be interrupted, and the next look goes on from what it finds. Orders are written to disk by
 //! [`Driver::order`] and only then seen by the task.
 
+mod admission;
 pub(crate) mod decide;
 mod layout;
 pub(crate) mod pledge;
@@ -11,6 +12,7 @@ mod programs;
 pub(crate) mod session;
 pub(crate) mod settings;
 mod timelines;
+mod upkeep;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -26,14 +28,20 @@ use tokio::time::Instant;
 
 use crate::DatabaseError;
 use crate::coordinator::{Observation, Order, Role};
+use admission::Admission;
+pub(crate) use admission::Admitted;
 pub(crate) use decide::Gates;
 use decide::{Ended, Look, Memory, Step};
-pub(crate) use layout::Layout;
+pub use layout::programs_dir;
+pub(crate) use layout::{LOCAL_PORT, Layout};
 use pledge::{Goal, Pledge, PledgeFile};
-use programs::{Programs, Stop};
+pub(crate) use programs::Programs;
+use programs::Stop;
 use session::{Facts, Session};
 use settings::Acknowledgers;
 use timelines::Timelines;
+pub(crate) use upkeep::ParameterStatus;
+use upkeep::Upkeep;
 
 const TICK: Duration = Duration::from_millis(100);
 /// While a failover waits for this node's position to settle, or for its promotion.
@@ -53,6 +61,7 @@ pub(crate) struct DriverOptions {
     pub(crate) data_dir: PathBuf,
     pub(crate) bin_dir: Option<PathBuf>,
     pub(crate) account: Account,
+    pub(crate) segment_age: Option<Duration>,
     pub(crate) password: String,
     pub(crate) replication_password: String,
 }
@@ -65,6 +74,7 @@ pub(crate) struct Driver {
 
 struct Shared {
     me: NodeId,
+    data: Layout,
     pledge: Mutex<Pledge>,
     file: PledgeFile,
     wake: Notify,
@@ -81,6 +91,11 @@ struct Shared {
     held: watch::Sender<u64>,
     /// Whether they do, and have finished.
     quiet: watch::Sender<bool>,
+    /// How often a restart of the server was ordered.
+    restarts: watch::Sender<u64>,
+    /// What the server runs with.
+    parameters: watch::Sender<ParameterStatus>,
+    admission: Admission,
     state: watch::Receiver<Arc<ClusterState>>,
 }
 
@@ -92,10 +107,16 @@ impl Driver {
         tasks: &Tasks,
     ) -> Result<(Self, Layout), DatabaseError> {
         let layout = Layout::prepare(&options.data_dir, options.bin_dir.as_deref(), &options.account)?;
+        if layout.restore_mark().exists() {
+            return Err(DatabaseError::Unexpected(
+                "a restore of the database was interrupted: run `conclave backup restore` again".into(),
+            ));
+        }
         let file = PledgeFile(layout.pledge_file());
         let pledge = file.read()?;
         let shared = Arc::new(Shared {
             me: options.me,
+            data: layout.clone(),
             file,
             wake: Notify::new(),
             observation: watch::channel(nothing(pledge.epoch)).0,
@@ -105,12 +126,16 @@ impl Driver {
             asked: watch::channel(0).0,
             held: watch::channel(0).0,
             quiet: watch::channel(false).0,
+            restarts: watch::channel(0).0,
+            parameters: watch::channel(ParameterStatus::default()).0,
+            admission: Admission::default(),
             state,
             pledge: Mutex::new(pledge),
         });
         let programs = Programs {
             layout: layout.clone(),
             account: options.account,
+            segment_age: options.segment_age,
             password: options.password,
             replication_password: options.replication_password,
         };
@@ -122,6 +147,7 @@ impl Driver {
             session: None,
             memory: Memory::default(),
             draining: None,
+            upkeep: Upkeep::default(),
             born: Instant::now(),
         };
         tasks.spawn("database driver", task.run(tasks.shutdown()));
@@ -155,6 +181,27 @@ impl Driver {
     pub(crate) fn confirm(&self) {
         self.shared.confirmed.send_replace(true);
         self.shared.wake.notify_one();
+    }
+
+    /// Has the server restarted, as soon as no change of the rule is under way.
+    pub(crate) fn restart(&self) {
+        self.shared.restarts.send_modify(|count| *count += 1);
+        self.shared.wake.notify_one();
+    }
+
+    /// What is set for the whole cluster, and what the server runs with.
+    pub(crate) fn parameters(&self) -> ParameterStatus {
+        self.shared.parameters.borrow().clone()
+    }
+
+    /// Lets a client in, unless the server is about to be closed to clients.
+    pub(crate) fn admit(&self) -> Option<Admitted> {
+        self.shared.admission.admit()
+    }
+
+    /// The process id of the running server.
+    pub(crate) fn process(&self) -> Option<i32> {
+        self.shared.data.postmaster()
     }
 
     /// The local server asks for log: it has replayed all that it holds.
@@ -253,6 +300,7 @@ struct Task {
     memory: Memory,
     /// The epoch in which clients are let finish, and since when.
     draining: Option<(u64, Instant)>,
+    upkeep: Upkeep,
     /// The zero of the time that the memory counts.
     born: Instant,
 }
@@ -268,7 +316,13 @@ impl Task {
             let database = self.shared.facts();
             let look = self.see(&goal, facts.as_ref(), &database);
             self.publish(&look, pledged);
-            let outcome = shutdown.run_until(self.converge(look)).await;
+            let working = async {
+                if self.keep_up(&look).await? {
+                    return Ok(());
+                }
+                self.converge(look).await
+            };
+            let outcome = shutdown.run_until(working).await;
             match outcome {
                 None => break,
                 Some(Ok(())) => self.report(None),
@@ -348,6 +402,7 @@ impl Task {
     fn publish(&mut self, look: &Look<'_>, pledged: u64) {
         if !matches!(look.goal, Goal::Drain { .. }) {
             self.draining = None;
+            self.shared.admission.set_closing(false);
         }
         let asked = *self.shared.asked.borrow();
         let observation = self.memory.observe(look, pledged, asked);
@@ -436,7 +491,7 @@ impl Task {
             // It runs and does not answer yet: recovery may take its time.
             return Ok(());
         }
-        settings::write(&self.programs, &self.node_name, acknowledgers)?;
+        self.write_settings_to_start(acknowledgers).await?;
         self.memory.asked_before = *self.shared.asked.borrow();
         self.programs.start().await?;
         self.memory.obeys(acknowledgers);
@@ -497,7 +552,11 @@ impl Task {
             .as_ref()
             .ok_or(DatabaseError::Timeout("connecting to the primary"))?;
         let before = session.synchronous_standby_names().await?;
-        settings::write(&self.programs, &self.node_name, acknowledgers)?;
+        self.write_settings(acknowledgers)?;
+        let session = self
+            .session
+            .as_ref()
+            .ok_or(DatabaseError::Timeout("connecting to the primary"))?;
         session.reload().await?;
         let end = Instant::now() + MARKER_TIMEOUT;
         // The reload reaches backends one by one; the marker must be written under the new quorum.
@@ -531,8 +590,10 @@ impl Task {
             .as_ref()
             .ok_or(DatabaseError::Timeout("connecting to the primary"))?;
         let (_, since) = *self.draining.get_or_insert_with(|| (epoch, Instant::now()));
+        self.shared.admission.set_closing(true);
         let (connected, busy) = session.clients().await?;
-        if busy > 0 && since.elapsed() < DRAIN_GRACE {
+        let logging_in = self.shared.admission.admitted() > connected;
+        if (busy > 0 || logging_in) && since.elapsed() < DRAIN_GRACE {
             return Ok(());
         }
         self.memory.closed();
@@ -562,7 +623,7 @@ impl Task {
         from: u32,
         acknowledgers: &Acknowledgers,
     ) -> Result<(), DatabaseError> {
-        settings::write(&self.programs, &self.node_name, acknowledgers)?;
+        self.write_settings(acknowledgers)?;
         let timelines = self.timelines();
         timelines.reserve(from, timeline)?;
         let session = self

@@ -50,7 +50,9 @@ pub(super) async fn make_active(admin: &AdminClient, wanted: &NodeRecord) -> Res
             .as_ref()
             .is_some_and(|rule| rule.primary == wanted.id)
     };
-    if !is_primary(&admin.inspect().await?) {
+    let seen = admin.inspect().await?;
+    // Without a rule the database is somebody else's, and its primary is not ours to move.
+    if seen.database.rule.is_some() && !is_primary(&seen) {
         let order = Command::Database(DatabaseCommand::Switchover { to: wanted.id });
         admin.propose(order).await?;
         let seen = wait(admin, |seen| seen.database.change.is_none()).await?;
