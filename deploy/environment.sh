@@ -81,6 +81,11 @@ need_consul_clients() {
     need_python consul-clients py-consul==1.8.0 'patroni[consul,psycopg3]==4.1.5' prometheus-client==0.26.0
 }
 
+# An S3 server in one process, for the tests of backups.
+need_moto() {
+    need_python moto-5.2.5 'moto[server,s3]==5.2.5'
+}
+
 # Fuzzing needs a nightly compiler for its instrumentation.
 need_cargo_fuzz() {
     rustup toolchain list 2>/dev/null | grep -q '^nightly' || rustup toolchain install nightly --profile minimal >&2

@@ -3,6 +3,7 @@
 //! The tests in `tests/` kill nodes and look at what clients see. They go through the programs and the public APIs alone.
 
 mod consul;
+mod database;
 pub mod drill;
 pub mod frozen;
 pub mod hosts;
@@ -20,6 +21,7 @@ use conclave_localcluster::{FIRST_ADDRESS, Layout, LocalCluster, Progress, RestC
 use serde_json::{Value, json};
 
 pub use consul::ConsulClient;
+pub use database::DatabaseClient;
 use hosts::{FIRST_HOST, Hosts};
 pub use python::python_program;
 
@@ -230,6 +232,40 @@ impl TestCluster {
             return Ok(serde_json::from_slice(&output.stdout).expect("JSON is printed"));
         }
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Adds to the configuration of a node, which takes it at its next start.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn configure(&self, number: u8, more: &str) {
+        use std::io::Write;
+        let file = self.cluster.layout().node(number).config_file();
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(file)
+            .expect("the configuration is there");
+        file.write_all(more.as_bytes())
+            .expect("the configuration can be written");
+    }
+
+    /// Stops the manager of a node, and with it all that it supervises.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub async fn stop(&self, number: u8) {
+        let manager = self.cluster.manager(number).expect("the manager runs");
+        manager.stop(Duration::from_secs(40)).await;
+    }
+
+    /// A client of the database, through a node's proxy.
+    ///
+    /// # Panics
+    /// When the node has no identity.
+    #[must_use]
+    pub fn database(&self, number: u8) -> DatabaseClient {
+        let facts = self.cluster.node(number);
+        DatabaseClient::of(&facts.data_dir, &facts.address)
     }
 
     /// The token that opens the Consul API.

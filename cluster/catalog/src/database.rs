@@ -280,6 +280,27 @@ impl DatabaseState {
         self.chosen = (rule.primary != me).then_some(me);
     }
 
+    /// A database was brought back from a backup on this node, which alone holds it: whatever was agreed about another one, or about
+    /// what this one had become, is over. Its timeline is above all that were ever used.
+    pub(crate) fn restored(&mut self, me: NodeId, system_id: String, timeline: u32) {
+        self.last_epoch += 1;
+        let rule = Rule {
+            epoch: self.last_epoch,
+            primary: me,
+            cohort: BTreeSet::from([me]),
+            acks: 0,
+            timeline,
+            switch_lsn: Lsn(0),
+        };
+        *self = Self {
+            system_id: Some(system_id),
+            rule: Some(rule),
+            last_epoch: self.last_epoch,
+            last_timeline: timeline.max(self.last_timeline),
+            ..Self::default()
+        };
+    }
+
     /// Applies one step.
     ///
     /// # Errors

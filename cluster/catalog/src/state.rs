@@ -244,6 +244,11 @@ impl ClusterState {
         true
     }
 
+    /// The database was brought back from a backup on `me`, which is the only node.
+    pub fn database_restored(&mut self, me: NodeId, system_id: String, timeline: u32) {
+        self.database.restored(me, system_id, timeline);
+    }
+
     /// What a state becomes that is brought back on a new node after all nodes were lost: that node is the only one, under a number
     /// that was never used. The database begins anew, for its data were the lost nodes' own.
     pub fn bring_back(
@@ -315,6 +320,18 @@ mod tests {
                 command,
             )
         }
+    }
+
+    #[test]
+    fn a_restored_database_begins_a_rule_of_its_own() {
+        let mut state = ClusterState::default();
+        state.database.last_epoch = 9;
+        state.database.last_timeline = 6;
+        state.database_restored(NodeId(4), "77".into(), 8);
+        let rule = state.database.rule.clone().unwrap();
+        assert_eq!((rule.epoch, rule.primary, rule.timeline), (10, NodeId(4), 8));
+        assert_eq!((state.database.last_epoch, state.database.last_timeline), (10, 8));
+        assert_eq!(state.database.system_id.as_deref(), Some("77"));
     }
 
     #[test]

@@ -41,7 +41,9 @@ impl AdminClient {
     /// [`ConsensusError::NotMoved`] when one of the two stayed where it was; as [`Self::propose`] and
     /// [`Self::transfer_leadership`] otherwise.
     pub async fn make_active(&self, wanted: &NodeRecord) -> Result<(), ConsensusError> {
-        if !self.inspect().await?.is_primary(wanted.id) {
+        let seen = self.inspect().await?;
+        // Without a rule the database is somebody else's, and its primary is not ours to move.
+        if seen.database.rule.is_some() && !seen.is_primary(wanted.id) {
             let order = Command::Database(DatabaseCommand::Switchover { to: wanted.id });
             self.propose(order).await?;
             let seen = self.wait(|seen| seen.database.change.is_none()).await?;

@@ -45,5 +45,5 @@ pub use founding::{FoundOptions, Founded, JoinOptions, found, identity_dir, join
 pub use group::{Profile, ReportSource, StartOptions, start};
 pub use handle::{AdminClient, Consensus, Leadership};
 pub use operator::Inspection;
-pub use recovery::{Recovered, Restored, recover_alone, restore};
+pub use recovery::{Recovered, Restored, StoppedNode, recover_alone, restore};
 pub use timings::{Spent, Timings};

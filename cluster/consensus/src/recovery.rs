@@ -75,6 +75,71 @@ pub async fn recover_alone(data_dir: &Path, peer_address: &str) -> Result<Recove
     })
 }
 
+/// The replicated state of a node that does not run.
+pub struct StoppedNode {
+    me: NodeId,
+    storage: Stores,
+    state: ClusterState,
+    applied: Option<LogId>,
+}
+
+impl StoppedNode {
+    /// Reads all that the node holds, committed or not.
+    ///
+    /// # Errors
+    /// When the node has no identity, or its files cannot be read.
+    pub async fn open(data_dir: &Path) -> Result<Self, ConsensusError> {
+        let identity = NodeIdentity::load(&identity_dir(data_dir))?;
+        let storage = Stores::open(data_dir.join("raft")).await?;
+        let (state, applied) = storage.whole_state()?;
+        Ok(Self {
+            me: NodeId(identity.node_id),
+            storage,
+            state,
+            applied,
+        })
+    }
+
+    /// The state.
+    pub fn state(&self) -> &ClusterState {
+        &self.state
+    }
+
+    /// The names of the other nodes.
+    pub fn others(&self) -> Vec<String> {
+        names(&self.state, Some(self.me))
+    }
+
+    /// Makes this node a cluster of its own, as [`recover_alone`] does, with a database that was brought back from a backup.
+    ///
+    /// # Errors
+    /// When its files cannot be written, or it was never a full member.
+    pub async fn go_on_with_database(
+        mut self,
+        peer_address: &str,
+        system_id: String,
+        timeline: u32,
+    ) -> Result<Recovered, ConsensusError> {
+        let given_up = self.others();
+        let index = self.applied.map_or(0, |applied| applied.index);
+        if !self.state.carry_on_alone(self.me, index) {
+            return Err(ConsensusError::Setup(
+                "what this node holds does not have it in it: it has never caught up, or was removed; use another node's"
+                    .into(),
+            ));
+        }
+        self.state.database_restored(self.me, system_id, timeline);
+        self.storage
+            .become_alone(self.me, peer_address, self.applied, self.state)
+            .await?;
+        Ok(Recovered {
+            node: self.me,
+            given_up,
+            index,
+        })
+    }
+}
+
 /// Brings a lost cluster back on a new node from a backup. The CA and its certificate stay; the nodes are gone, and others join
 /// by tokens. Start the node's manager afterwards.
 ///

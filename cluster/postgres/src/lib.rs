@@ -10,7 +10,11 @@
 pub mod coordinator;
 mod driver;
 mod error;
+mod external;
+mod local;
 mod network;
+mod offline;
+pub mod parameters;
 mod service;
 mod shell;
 #[cfg(test)]
@@ -34,7 +38,11 @@ use network::Network;
 use service::Drivers;
 use shell::Shell;
 
+pub use driver::programs_dir;
 pub use error::DatabaseError;
+pub use external::{ExternalDatabase, ExternalOptions, ExternalStatus};
+pub use local::LocalServer;
+pub use offline::StoppedDatabase;
 
 const CONFIRM_RETRY: Duration = Duration::from_millis(20);
 
@@ -42,6 +50,14 @@ const CONFIRM_RETRY: Duration = Duration::from_millis(20);
 pub const USER: &str = "conclave";
 /// The manager's database.
 pub const DATABASE: &str = "conclave";
+
+/// Who may replicate: standbys, and base backups.
+pub const REPLICATION_USER: &str = "conclave_replication";
+
+/// The password of [`REPLICATION_USER`].
+pub fn replication_password(identity: &NodeIdentity) -> String {
+    identity.cluster_key.derive("postgres/conclave_replication")
+}
 
 /// The password of [`USER`], the same on every node and stored on none.
 pub fn password(identity: &NodeIdentity) -> String {
@@ -58,6 +74,8 @@ pub struct DatabaseOptions {
     pub account: Account,
     /// Who the node is.
     pub identity: NodeIdentity,
+    /// After this long with something in it a segment of the log is ended, so that it can be archived.
+    pub segment_age: Option<Duration>,
     /// Bound to the node's address: clients of this machine come here.
     pub proxy: TcpListener,
     /// Bound to the node's address: peers come here.
@@ -81,6 +99,7 @@ async fn confirm_rule(consensus: Consensus, driver: Driver, shutdown: Shutdown) 
 pub struct Database {
     driver: Driver,
     consensus: Consensus,
+    local: LocalServer,
 }
 
 /// What the status API shows.
@@ -92,6 +111,10 @@ pub struct DatabaseStatus {
     pub cause: Option<String>,
     /// What the rule in force asks of this node: `primary` or `standby`.
     pub wanted: Option<&'static str>,
+    /// The process of the server.
+    pub process: Option<i32>,
+    /// The operator's parameters, and what of them the server runs with.
+    pub parameters: serde_json::Value,
     /// What the driver sees.
     #[serde(flatten)]
     pub observation: Observation,
@@ -113,10 +136,17 @@ impl Database {
             data_dir: options.data_dir,
             bin_dir: options.bin_dir,
             account: options.account,
+            segment_age: options.segment_age,
             password: password(&options.identity),
-            replication_password: options.identity.cluster_key.derive("postgres/conclave_replication"),
+            replication_password: replication_password(&options.identity),
         };
         let (driver, layout) = Driver::start(driver_options, consensus.state(), tasks)?;
+        let local = LocalServer {
+            socket_dir: layout.socket_dir.clone(),
+            port: driver::LOCAL_PORT,
+            password: password(&options.identity),
+            data: layout.data.clone(),
+        };
         let network = Network {
             consensus: consensus.clone(),
             driver: driver.clone(),
@@ -140,9 +170,26 @@ impl Database {
             Self {
                 driver,
                 consensus: consensus.clone(),
+                local,
             },
             router,
         ))
+    }
+
+    /// Has this node's server restarted, as soon as no change of the rule is under way. A primary is restarted where it is; its
+    /// clients see a pause.
+    pub fn restart(&self) {
+        self.driver.restart();
+    }
+
+    /// This node's own server.
+    pub fn local(&self) -> &LocalServer {
+        &self.local
+    }
+
+    /// The epoch in which this node's server is the primary and open, if it is.
+    pub fn serves(&self) -> Option<u64> {
+        self.driver.gates().borrow().serving
     }
 
     /// Whether the primary is about to be another, as planned: what writes has to wait until it is over, and to say by
@@ -209,6 +256,8 @@ impl Database {
             healthy: cause.is_none(),
             cause,
             wanted,
+            process: self.driver.process(),
+            parameters: serde_json::to_value(self.driver.parameters()).unwrap_or_default(),
             observation,
         }
     }

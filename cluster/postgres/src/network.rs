@@ -140,6 +140,10 @@ async fn relay<S: AsyncRead + AsyncWrite + Unpin>(
     if !opens(&before) {
         return Err("this node's server is not open for that");
     }
+    let admitted = (purpose == FOR_CLIENTS).then(|| paths.driver.admit());
+    if matches!(admitted, Some(None)) {
+        return Err("this node's server is about to be closed, as planned");
+    }
     let mut local = UnixStream::connect(&paths.local)
         .await
         .map_err(|_| "the local server does not listen")?;
@@ -318,6 +322,9 @@ async fn lead<S: AsyncRead + AsyncWrite + Unpin>(
     if gates.borrow_and_update().serving.is_none() {
         return Err("this node is to be primary and is not open yet".into());
     }
+    let Some(_admitted) = paths.driver.admit() else {
+        return Err("the primary is about to be closed, as planned".into());
+    };
     let mut local = UnixStream::connect(&paths.local)
         .await
         .map_err(|error| error.to_string())?;
@@ -371,6 +378,11 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, why: &str) {
     if !matches!(greeting, Ok(Ok(true))) {
         return;
     }
+    tell_refused(client, why).await;
+}
+
+/// The same to a client that has said what it wants.
+pub(crate) async fn tell_refused<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, why: &str) {
     let mut fields = Vec::new();
     for (field, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', "57P03"), (b'M', why)] {
         fields.push(field);

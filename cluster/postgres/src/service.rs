@@ -156,7 +156,9 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let channel = PeerConnector::new(&identity).unwrap().channel(1, "127.0.0.1", port);
-        let answer = DriverClient::new(channel.unwrap()).observe(ObserveRequest {}).await;
+        let answer = DriverClient::new(channel.unwrap())
+            .observe(ObserveRequest::default())
+            .await;
         assert!(is_refused(&answer.unwrap_err()));
         assert!(!is_refused(&Status::unavailable("no answer in time")));
     }

@@ -94,6 +94,7 @@ impl Node {
                 bin_dir: None,
                 account,
                 identity,
+                segment_age: None,
                 proxy,
                 relay,
                 client_wait: Duration::from_secs(15),

@@ -2,6 +2,7 @@
 //!
 //! Under the name `ctx` it is the command that operations' scripts talk to the manager with.
 
+mod backup;
 mod blueprint;
 mod cluster;
 mod consul;
@@ -34,6 +35,9 @@ enum Command {
     /// Found, join and look at a cluster.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Back the database up, and bring it back to a point in time.
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
     /// The Consul-compatible API of the cluster.
     #[command(subcommand)]
     Consul(consul::ConsulCommand),
@@ -66,12 +70,24 @@ fn run(command: Command) -> Result<ExitCode> {
             let filter = format!("{},openraft=error,lapin=off,deadpool.postgres=error", config.log);
             conclave_telemetry::init(&filter, conclave_telemetry::Format::Text)?;
             let program = std::env::current_exe()?;
-            runtime()?.block_on(conclave_manager::run(config, &program))?;
+            let ended = runtime()?.block_on(conclave_manager::run(config, &program))?;
+            if ended == conclave_manager::Ended::Restart {
+                // The process stays what it is to whoever supervises it; the program may be a newer one by now.
+                use std::os::unix::process::CommandExt;
+                let error = std::process::Command::new(&program)
+                    .args(std::env::args_os().skip(1))
+                    .exec();
+                return Err(anyhow::Error::new(error).context(format!("start {} again", program.display())));
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Cluster(command) => {
             conclave_net::install_crypto_provider();
             runtime()?.block_on(cluster::run(command))
+        }
+        Command::Backup(command) => {
+            conclave_net::install_crypto_provider();
+            runtime()?.block_on(backup::run(command))
         }
         Command::Consul(command) => {
             conclave_net::install_crypto_provider();

@@ -8,5 +8,6 @@ mod node;
 
 pub use load::{ConfigError, from_text, load};
 pub use node::{
-    Accounts, ConsulSection, DatabaseSection, Election, NodeConfig, NodeSection, Ports, StatusContract, Workflows,
+    Accounts, BackupSection, ConsulSection, DatabaseSection, Election, ExternalDatabaseSection, NodeConfig,
+    NodeSection, Ports, S3Section, StatusContract, Workflows,
 };

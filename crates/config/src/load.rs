@@ -64,10 +64,43 @@ fn check(config: &NodeConfig) -> Result<(), String> {
             config.data_dir.display()
         ));
     }
+    if let Some(external) = &config.external_database {
+        if config.backup.is_some() {
+            return Err("backup: an external_database is backed up by whoever looks after it".into());
+        }
+        if !external.password_file.is_absolute() {
+            return Err("external_database.password_file: must be an absolute path".into());
+        }
+    }
+    if let Some(backup) = &config.backup {
+        check_backup(backup)?;
+    }
     if config.workflows.concurrent_operations == 0 {
         return Err("workflows.concurrent_operations: must be at least 1".into());
     }
     Ok(())
+}
+
+fn check_backup(backup: &crate::BackupSection) -> Result<(), String> {
+    let target = &backup.target;
+    if backup.segment_seconds == 0 {
+        return Err("backup.segment_seconds: must be at least 1".into());
+    }
+    match target.strip_prefix("s3://") {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            Err(format!("backup.target: {target:?} names no bucket"))
+        }
+        Some(_) if backup.s3.access_key_id.is_empty() => {
+            Err("backup.s3.access_key_id: is needed for a target in a bucket".into())
+        }
+        Some(_) if !backup.s3.secret_access_key_file.is_absolute() => {
+            Err("backup.s3.secret_access_key_file: must be an absolute path".into())
+        }
+        None if !target.starts_with('/') => Err(format!(
+            "backup.target: {target:?} is neither an absolute path nor s3://bucket/prefix"
+        )),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +116,32 @@ mod tests {
         assert_eq!(config.ports, Ports::default());
         assert_eq!(config.election, Election::Lan);
         assert_eq!(config.workflows.task_retries, 60);
+    }
+
+    #[test]
+    fn a_place_for_backups_is_a_path_or_a_bucket() {
+        let with = |backup: &str| from_text(&format!("{MINIMAL}backup: {backup}\n"), Path::new("node.yaml"));
+        assert_eq!(with("{target: /backups}").unwrap().backup.unwrap().segment_seconds, 60);
+        let key = "s3: {access_key_id: a, secret_access_key_file: /secret}";
+        assert!(with(&format!("{{target: 's3://bucket/x', {key}}}")).is_ok());
+        for wrong in [
+            "{target: backups}",
+            "{target: 's3://bucket'}",
+            "{target: /b, segment_seconds: 0}",
+        ] {
+            assert!(with(wrong).is_err(), "{wrong}");
+        }
+        assert!(with(&format!("{{target: 's3://', {key}}}")).is_err());
+    }
+
+    #[test]
+    fn an_external_database_is_not_ours_to_back_up() {
+        let external = "external_database: {host: db, user: m, name: m, password_file: /secret}\n";
+        let text = format!("{MINIMAL}{external}");
+        let config = from_text(&text, Path::new("node.yaml")).unwrap();
+        assert_eq!(config.external_database.unwrap().port, 5432);
+        assert!(from_text(&format!("{text}backup: {{target: /b}}\n"), Path::new("node.yaml")).is_err());
+        assert!(from_text(&text.replace("/secret", "secret"), Path::new("node.yaml")).is_err());
     }
 
     #[test]

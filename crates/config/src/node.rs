@@ -36,6 +36,12 @@ pub struct NodeConfig {
     /// Folder of PostgreSQL's programs; found by version below `/usr/lib/postgresql` when absent.
     #[serde(default)]
     pub postgres_bin_dir: Option<PathBuf>,
+    /// A PostgreSQL that somebody else looks after; absent: every node has one of its own, and the cluster looks after them.
+    #[serde(default)]
+    pub external_database: Option<ExternalDatabaseSection>,
+    /// Where backups of the database are kept; absent: nowhere, and its log is not archived.
+    #[serde(default)]
+    pub backup: Option<BackupSection>,
     /// RabbitMQ's folder, with `plugins` in it; found by version below `/usr/lib/rabbitmq/lib` when absent.
     #[serde(default)]
     pub rabbitmq_dir: Option<PathBuf>,
@@ -170,6 +176,80 @@ impl ConsulSection {
     pub fn session_ttl_min(&self) -> std::time::Duration {
         std::time::Duration::from_secs(self.session_ttl_min)
     }
+}
+
+/// A PostgreSQL that somebody else looks after. The same on all nodes, from the founding on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalDatabaseSection {
+    /// Its host name or address. It must always lead to the primary.
+    pub host: String,
+    /// Its port.
+    #[serde(default = "default_postgres_port")]
+    pub port: u16,
+    /// The manager's role, which owns the database.
+    pub user: String,
+    /// The file that holds that role's password, readable by the manager alone.
+    pub password_file: PathBuf,
+    /// The database.
+    pub name: String,
+    /// The authorities that its certificate is verified by (PEM); without it there is no TLS.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+fn default_postgres_port() -> u16 {
+    5432
+}
+
+/// Where backups of the database are kept. The same on all nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupSection {
+    /// An absolute path that leads to the same directory on all nodes, or `s3://bucket/prefix`.
+    pub target: String,
+    /// How to reach the bucket.
+    #[serde(default)]
+    pub s3: S3Section,
+    /// After so many seconds with something in it a segment of the log is ended and archived: what is lost with all nodes is no
+    /// older.
+    #[serde(default = "default_segment_seconds")]
+    pub segment_seconds: u64,
+}
+
+/// An S3-compatible store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3Section {
+    /// `https://host:port`; Amazon's own when absent.
+    pub endpoint: Option<String>,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// Who signs them.
+    pub access_key_id: String,
+    /// The file that holds the secret key, readable by the manager alone.
+    pub secret_access_key_file: PathBuf,
+    /// The authorities that are trusted (PEM); the system's when absent.
+    pub ca_file: Option<PathBuf>,
+    /// Whether an endpoint without TLS will do: whoever listens on the way sees the database then.
+    pub allow_http: bool,
+}
+
+impl Default for S3Section {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            region: "us-east-1".into(),
+            access_key_id: String::new(),
+            secret_access_key_file: PathBuf::new(),
+            ca_file: None,
+            allow_http: false,
+        }
+    }
+}
+
+fn default_segment_seconds() -> u64 {
+    60
 }
 
 /// How workflows run.

@@ -11,21 +11,22 @@ use tokio::sync::watch;
 pub(crate) const ADMIN_SETTING: &str = "admin_password_hash";
 
 /// Starts the task; the value turns true once the record is as this program needs it.
-pub(crate) fn start(store: Store, consensus: Consensus, tasks: &Tasks) -> watch::Receiver<bool> {
+/// `by_rule`: there is a database only once the cluster has agreed on who is its primary.
+pub(crate) fn start(store: Store, consensus: Consensus, by_rule: bool, tasks: &Tasks) -> watch::Receiver<bool> {
     let (done, ready) = watch::channel(false);
     let shutdown = tasks.shutdown();
     tasks.spawn("record bootstrap", async move {
-        if run(&store, &consensus, &shutdown).await {
+        if run(&store, &consensus, by_rule, &shutdown).await {
             done.send_replace(true);
         }
     });
     ready
 }
 
-async fn run(store: &Store, consensus: &Consensus, shutdown: &Shutdown) -> bool {
+async fn run(store: &Store, consensus: &Consensus, by_rule: bool, shutdown: &Shutdown) -> bool {
     let mut state = consensus.state();
     let hash = {
-        let founded = state.wait_for(|state| state.facts().is_some() && state.database().rule.is_some());
+        let founded = state.wait_for(|state| state.facts().is_some() && (!by_rule || state.database().rule.is_some()));
         let Some(Ok(state)) = shutdown.run_until(founded).await else {
             return false;
         };

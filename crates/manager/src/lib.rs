@@ -3,10 +3,13 @@
 //! The only crate that knows all parts. It binds every port before it starts anything, starts the parts from the substrate
 //! upwards, and stops them in the opposite order.
 
+mod archive;
 mod bootstrap;
+mod database;
 mod links;
 mod messages;
 mod report;
+pub mod restart;
 mod view;
 
 use std::net::SocketAddr;
@@ -26,9 +29,7 @@ use conclave_gossip::detector::Facts;
 use conclave_gossip::{Gossip, GossipOptions};
 use conclave_net::{NodeIdentity, ServerTls, bind, serve};
 use conclave_operations::{Runner, RunnerOptions};
-use conclave_postgres::{Database, DatabaseOptions};
 use conclave_rest::RestState;
-use conclave_runtime::account::Account;
 use conclave_runtime::{Shutdown, StopReport, Tasks};
 use conclave_store::{Store, StoreOptions};
 use conclave_workflow::Settings;
@@ -36,6 +37,9 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use archive::Archive;
+pub use archive::depot_options;
+use database::Base;
 use messages::Messages;
 use report::Reporter;
 use view::{FileResources, RaftView, live_managers};
@@ -94,11 +98,20 @@ impl Listeners {
     }
 }
 
-/// Runs the node until it is told to stop by SIGTERM or SIGINT; a second signal ends it at once.
+/// Why a node has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to, or is no member any more.
+    Stopped,
+    /// It is to start again: an operator restarts the cluster node by node.
+    Restart,
+}
+
+/// Runs the node until it is told to stop by SIGTERM or SIGINT, or to restart; a second signal ends it at once.
 ///
 /// # Errors
 /// When the node has no identity, a port is in use, or a part cannot start.
-pub async fn run(config: NodeConfig, program: &Path) -> Result<()> {
+pub async fn run(config: NodeConfig, program: &Path) -> Result<Ended> {
     conclave_net::install_crypto_provider();
     let listeners = Listeners::bind(&config).await?;
     let identity = NodeIdentity::load(&identity_dir(&config.data_dir)).with_context(|| {
@@ -115,9 +128,11 @@ pub async fn run(config: NodeConfig, program: &Path) -> Result<()> {
     );
     // Substrate and services stop one after the other: nothing loses the database that it still writes to.
     let (substrate, services) = (Tasks::new("substrate"), Tasks::new("services"));
-    let consensus = start_node(&config, program, identity, listeners, &substrate, &services).await?;
+    let (consensus, mut restart) = start_node(&config, program, identity, listeners, &substrate, &services).await?;
+    let mut ended = Ended::Stopped;
     tokio::select! {
         signal = wait_for_signal() => signal?,
+        Ok(_) = restart.wait_for(|restart| *restart) => ended = Ended::Restart,
         () = removed(&consensus) => tracing::warn!(
             "this node has been removed from its cluster: it stops, and its data directory is to be wiped before it joins one again"
         ),
@@ -136,9 +151,10 @@ pub async fn run(config: NodeConfig, program: &Path) -> Result<()> {
         second = wait_for_signal() => {
             second?;
             tracing::warn!("told twice: stopping at once");
+            ended = Ended::Stopped;
         }
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// While the database is to change its primary as planned: tells it when everything has ended that was begun before.
@@ -187,7 +203,7 @@ async fn start_node(
     listeners: Listeners,
     substrate: &Tasks,
     services: &Tasks,
-) -> Result<Consensus> {
+) -> Result<(Consensus, watch::Receiver<bool>)> {
     let reporter = Arc::new(OnceLock::<Reporter>::new());
     let source = Arc::clone(&reporter);
     let options = StartOptions {
@@ -201,16 +217,15 @@ async fn start_node(
         report: Arc::new(move || source.get().map_or(serde_json::Value::Null, Reporter::report)),
     };
     let (consensus, routes) = conclave_consensus::start(options, substrate).await?;
-    let database_options = DatabaseOptions {
-        data_dir: config.data_dir.clone(),
-        bin_dir: config.postgres_bin_dir.clone(),
-        account: Account::for_children(&config.accounts.postgres)?,
-        identity: identity.clone(),
-        proxy: listeners.proxy,
-        relay: listeners.relay,
-        client_wait: config.database.client_wait(),
-    };
-    let (database, database_routes) = Database::start(database_options, &consensus, substrate)?;
+    let (database, login, database_routes) = Base::start(
+        config,
+        &identity,
+        listeners.proxy,
+        listeners.relay,
+        &consensus,
+        substrate,
+    )?;
+    let archive = Archive::start(config, database.own(), services)?;
     let consul_options = ConsulApiOptions {
         identity: identity.clone(),
         session_ttl_min: config.consul.session_ttl_min(),
@@ -245,22 +260,25 @@ async fn start_node(
     let store = Store::open(&StoreOptions {
         host: config.node.address.to_string(),
         port: config.ports.database_proxy,
-        user: conclave_postgres::USER.into(),
-        password: conclave_postgres::password(&identity),
-        database: conclave_postgres::DATABASE.into(),
+        user: login.user,
+        password: login.password,
+        database: login.database,
         connections: STORE_CONNECTIONS,
         patience: STORE_PATIENCE,
         hold: hold.clone(),
     })?;
-    services.spawn(
-        "quiet store",
-        tell_when_quiet(store.clone(), hold, database.quiet(), services.shutdown()),
-    );
-    let schema = bootstrap::start(store.clone(), consensus.clone(), services);
+    if let Some(own) = database.own() {
+        services.spawn(
+            "quiet store",
+            tell_when_quiet(store.clone(), hold, own.quiet(), services.shutdown()),
+        );
+    }
+    let schema = bootstrap::start(store.clone(), consensus.clone(), database.own().is_some(), services);
     let messages = Messages::start(config, &identity, &consensus, &store, &schema, substrate, services);
     let executor = start_executor(config, program, &store, &files, &consensus, &messages, services)?;
     let reporting = Reporter::start(
-        config, &identity, &consensus, &database, &files, &gossip, &messages, &executor, schema, &store, services,
+        config, &identity, &consensus, &database, archive, &files, &gossip, &messages, &executor, schema, &store,
+        services,
     );
     // It is set once, here.
     let _first = reporter.set(reporting);
@@ -292,7 +310,18 @@ async fn start_node(
     });
     serve(services, "rest", listeners.rest, user_tls.clone(), rest.clone());
     serve(services, "internal rest", listeners.internal, user_tls, rest);
-    Ok(consensus)
+    let (order, restart) = watch::channel(false);
+    services.spawn(
+        "restart orders",
+        restart::obey(
+            config.data_dir.clone(),
+            consensus.clone(),
+            database.own().cloned(),
+            order,
+            services.shutdown(),
+        ),
+    );
+    Ok((consensus, restart))
 }
 
 fn start_executor(

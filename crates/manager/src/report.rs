@@ -12,12 +12,13 @@ use conclave_filesync::FileSync;
 use conclave_gossip::Gossip;
 use conclave_gossip::detector::PeerView;
 use conclave_net::{Credentials, NodeIdentity};
-use conclave_postgres::Database;
 use conclave_runtime::{Tasks, clock};
 use conclave_store::Store;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::archive::Archive;
+use crate::database::Base;
 use crate::links;
 use crate::messages::Messages;
 
@@ -27,9 +28,11 @@ const PROBE_PERIOD: Duration = Duration::from_millis(500);
 /// Puts the report together.
 pub(crate) struct Reporter {
     name: String,
+    started_at: jiff::Timestamp,
     credentials: Credentials,
     consensus: Consensus,
-    database: Database,
+    database: Base,
+    archive: Archive,
     files: FileSync,
     gossip: Gossip,
     messages: Messages,
@@ -49,7 +52,8 @@ impl Reporter {
         config: &NodeConfig,
         identity: &NodeIdentity,
         consensus: &Consensus,
-        database: &Database,
+        database: &Base,
+        archive: Archive,
         files: &FileSync,
         gossip: &Gossip,
         messages: &Messages,
@@ -72,9 +76,11 @@ impl Reporter {
         });
         Self {
             name: identity.name.clone(),
+            started_at: clock::now(),
             credentials: identity.credentials.clone(),
             consensus: consensus.clone(),
             database: database.clone(),
+            archive,
             files: files.clone(),
             gossip: gossip.clone(),
             messages: messages.clone(),
@@ -95,6 +101,7 @@ impl Reporter {
         BTreeMap::from([
             ("raft".to_owned(), self.raft()),
             ("postgres".to_owned(), self.postgres()),
+            ("archive".to_owned(), self.archive()),
             ("files".to_owned(), self.file_tree()),
             ("links".to_owned(), self.links()),
             ("broker".to_owned(), self.broker()),
@@ -114,6 +121,7 @@ impl Reporter {
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            started_at: Some(self.started_at),
             clock: clock::now(),
             ready: parts["store"].healthy,
             parts,
@@ -159,9 +167,13 @@ impl Reporter {
     }
 
     fn postgres(&self) -> Part {
-        let status = self.database.status();
-        let details = serde_json::to_value(&status).unwrap_or(Value::Null);
-        self.part("postgres", status.cause, details)
+        let (cause, details) = self.database.health();
+        self.part("postgres", cause, details)
+    }
+
+    fn archive(&self) -> Part {
+        let (cause, details) = self.archive.health();
+        self.part("archive", cause, details)
     }
 
     fn file_tree(&self) -> Part {

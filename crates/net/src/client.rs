@@ -17,11 +17,13 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::identity::identity_name;
-use crate::tls::{joining_client, peer_client, user_client};
+use crate::tls::{joining_client, outside_client, peer_client, user_client};
 use crate::{NetError, NodeIdentity};
 
 /// A peer on the same network answers a connection within this, or is as good as dead.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Servers of others may be far away.
+const OUTSIDE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 pings notice a peer that vanished without a reset.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(1000);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -126,6 +128,42 @@ async fn connect(connector: &TlsConnector, server_name: &str, address: &str) -> 
     }
 }
 
+/// Encrypts connections to a server that is not the cluster's, and verifies its certificate.
+#[derive(Clone)]
+pub struct OutsideConnector {
+    tls: TlsConnector,
+}
+
+impl OutsideConnector {
+    /// A connector that trusts the authorities in `file` (PEM) and no others.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or what is in it is no certificate.
+    pub fn trusting_file(file: &Path) -> Result<Self, NetError> {
+        let pem = std::fs::read(file).map_err(|source| NetError::File {
+            path: file.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            tls: TlsConnector::from(Arc::new(outside_client(Some(&pem))?)),
+        })
+    }
+
+    /// Encrypts a connection to `host`, whose certificate must carry that name or address.
+    ///
+    /// # Errors
+    /// When the server does not speak TLS, or is not who it should be.
+    pub async fn wrap(&self, host: &str, stream: TcpStream) -> Result<PeerStream, NetError> {
+        let failed = |reason: String| NetError::Connect {
+            peer: host.to_owned(),
+            reason,
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(error.to_string()))?;
+        let wrapped = self.tls.connect(name, stream).await;
+        wrapped.map_err(|error| failed(causes(&error)))
+    }
+}
+
 /// A client of the HTTPS APIs that trusts one cluster's CA and nothing else.
 #[derive(Clone)]
 pub struct HttpsClient {
@@ -154,6 +192,35 @@ impl HttpsClient {
             source,
         })?;
         Self::trusting(&pem)
+    }
+
+    /// A client of servers that are not the cluster's. It trusts the authorities in `ca_file` (PEM), or those that the system
+    /// trusts; with `plain` it also speaks HTTP without TLS, where an address says so.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn for_outside(ca_file: Option<&Path>, plain: bool) -> Result<Self, NetError> {
+        let read = |file: &Path| {
+            std::fs::read(file).map_err(|source| NetError::File {
+                path: file.to_owned(),
+                source,
+            })
+        };
+        let bundle = ca_file.map(read).transpose()?;
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(OUTSIDE_CONNECT_TIMEOUT));
+        let builder = HttpsConnectorBuilder::new().with_tls_config(outside_client(bundle.as_deref())?);
+        let builder = if plain {
+            builder.https_or_http()
+        } else {
+            builder.https_only()
+        };
+        let inner = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build::<_, Full<Bytes>>(builder.enable_http1().wrap_connector(http));
+        Ok(Self { inner })
     }
 
     /// A client that trusts this CA (PEM).

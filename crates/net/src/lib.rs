@@ -19,7 +19,7 @@ mod tls;
 mod unread;
 
 pub use authority::CertificateAuthority;
-pub use client::{Answer, HttpsClient, PeerConnector, PeerStream, join_channel};
+pub use client::{Answer, HttpsClient, OutsideConnector, PeerConnector, PeerStream, join_channel};
 pub use credentials::{Credentials, Validity};
 pub use error::NetError;
 pub use identity::{NodeIdentity, PeerIdentity, new_key_and_request};

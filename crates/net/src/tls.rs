@@ -119,6 +119,31 @@ const SYSTEM_BUNDLES: [&str; 3] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// A client of servers that are not the cluster's: it trusts the authorities in `bundle` (PEM), or those of the system.
+pub(crate) fn outside_client(bundle: Option<&[u8]>) -> Result<ClientConfig, NetError> {
+    let mut roots = RootCertStore::empty();
+    match bundle {
+        Some(pem) => {
+            let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect();
+            for certificate in certificates {
+                roots.add(certificate)?;
+            }
+        }
+        None => {
+            let mut bundles = SYSTEM_BUNDLES
+                .into_iter()
+                .filter_map(|file| CertificateDer::pem_file_iter(file).ok());
+            if let Some(bundle) = bundles.next() {
+                roots.add_parsable_certificates(bundle.filter_map(Result::ok));
+            }
+        }
+    }
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
 /// A client for health checks of servers of all kinds.
 pub(crate) fn probe_client(ca_certificate_pem: &str) -> Result<ClientConfig, NetError> {
     let mut roots = roots(ca_certificate_pem)?;

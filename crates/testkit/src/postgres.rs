@@ -14,7 +14,7 @@ use crate::{free_port, wait_until};
 /// A running server that ends with this value.
 pub struct TestPostgres {
     /// Removed after the server has ended.
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     child: Child,
     /// Where it listens, on 127.0.0.1.
     pub port: u16,
@@ -57,6 +57,7 @@ impl TestPostgres {
                 "--username=conclave",
                 "--auth=scram-sha-256",
                 "--no-sync",
+                "--data-checksums",
                 "--encoding=UTF8",
                 "--locale=C.UTF-8",
             ]);
@@ -91,7 +92,22 @@ impl TestPostgres {
         wait_until("postgres", || {
             std::fs::read_to_string(&status).is_ok_and(|text| text.contains("ready"))
         });
-        Self { _dir: dir, child, port }
+        Self { dir, child, port }
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("pg/data")
+    }
+
+    /// Where PostgreSQL's programs are.
+    ///
+    /// # Panics
+    /// When PostgreSQL is not installed.
+    #[must_use]
+    pub fn bin_dir() -> PathBuf {
+        bin_dir()
     }
 }
 

@@ -31,6 +31,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("operations", 4),
     ("postgres", 5),
     ("filesync", 5),
+    ("backup", 6),
     ("gossip", 5),
     ("auth", 5),
     ("messaging", 5),
@@ -52,6 +53,7 @@ const SUBSTRATE: &[&str] = &[
     "filesync",
     "gossip",
     "postgres",
+    "backup",
     "consul-api",
 ];
 const ABOVE_SUBSTRATE: &[&str] = &[
@@ -73,6 +75,7 @@ const SOLE_USERS: &[(&str, &[&str])] = &[
     ("rcgen", &["net"]),
     ("deadpool-postgres", &["store"]),
     ("saphyr-parser", &["yaml"]),
+    ("object_store", &["backup"]),
 ];
 /// Pure packages name no runtime, no sockets, no files.
 const PURE: &[&str] = &["catalog", "blueprint", "workflow", "yaml"];

@@ -31,10 +31,9 @@ pub async fn collect(consensus: &Consensus) -> ClusterStatus {
             .map(|record| record.name.clone())
     };
     let rule = state.database().rule.clone();
-    let has_primary = rule.as_ref().is_some_and(|rule| {
-        nodes
-            .iter()
-            .any(|node| node.id == rule.primary && primary_serves(node.report.as_ref()))
+    let has_primary = nodes.iter().any(|node| match &rule {
+        Some(rule) => node.id == rule.primary && primary_serves(node.report.as_ref()),
+        None => is_external(node.report.as_ref()) && primary_serves(node.report.as_ref()),
     });
     let mut status = ClusterStatus {
         cluster_id: state.facts().map(|facts| facts.cluster_id.clone()).unwrap_or_default(),
@@ -52,6 +51,13 @@ pub async fn collect(consensus: &Consensus) -> ClusterStatus {
     };
     status.judge_whole(has_primary);
     status
+}
+
+/// Whether a node's database is somebody else's: then there is no rule, and whoever reaches it serves.
+fn is_external(report: Option<&NodeReport>) -> bool {
+    report
+        .and_then(|report| report.parts.get("postgres"))
+        .is_some_and(|part| part.details["role"] == "external")
 }
 
 fn primary_serves(report: Option<&NodeReport>) -> bool {

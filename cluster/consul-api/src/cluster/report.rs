@@ -16,6 +16,9 @@ pub struct NodeReport {
     pub version: String,
     /// Process id of the manager.
     pub pid: u32,
+    /// When the manager started: another time means that it has restarted.
+    #[serde(default)]
+    pub started_at: Option<jiff::Timestamp>,
     /// The node's wall clock when it answered: shows clock skew to operators.
     pub clock: jiff::Timestamp,
     /// Whether it takes requests that write.

@@ -226,6 +226,7 @@ mod tests {
             name: "node1".into(),
             version: "0".into(),
             pid: 1,
+            started_at: None,
             clock: jiff::Timestamp::UNIX_EPOCH,
             ready: true,
             parts: BTreeMap::from([("broker".to_owned(), part)]),

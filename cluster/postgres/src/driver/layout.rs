@@ -48,16 +48,23 @@ impl Layout {
                 .map_err(DatabaseError::file("protect", dir))?;
             account.own(dir)?;
         }
-        let bin = match bin {
-            Some(bin) => bin.to_owned(),
-            None => newest_bin(Path::new("/usr/lib/postgresql"))?,
-        };
+        let bin = programs_dir(bin)?;
         Ok(Self {
             data: base.join("data"),
             base,
             socket_dir,
             bin,
         })
+    }
+
+    /// The process id of the running postmaster of this data directory.
+    pub(crate) fn postmaster(&self) -> Option<i32> {
+        let text = std::fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        let pid: i32 = text.lines().next()?.trim().parse().ok()?;
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        // A stale file may name a process that is somebody else's by now.
+        let ours = String::from_utf8_lossy(&command).contains(self.data.to_str()?);
+        ours.then_some(pid)
     }
 
     pub(crate) fn local_socket(&self) -> PathBuf {
@@ -93,9 +100,26 @@ impl Layout {
         self.base.join("rewinding")
     }
 
+    /// There while a restored database takes the place of the present one: the replicated state may be of the one already, and
+    /// the data directory of the other.
+    pub(crate) fn restore_mark(&self) -> PathBuf {
+        self.base.join("restoring")
+    }
+
     /// Whether there is a data directory that was made or copied completely.
     pub(crate) fn has_data(&self) -> bool {
         self.data.join("PG_VERSION").exists()
+    }
+}
+
+/// The folder of PostgreSQL's programs: the configured one, or that of the newest installed version.
+///
+/// # Errors
+/// When none is configured and none is installed.
+pub fn programs_dir(configured: Option<&Path>) -> Result<PathBuf, DatabaseError> {
+    match configured {
+        Some(bin) => Ok(bin.to_owned()),
+        None => newest_bin(Path::new("/usr/lib/postgresql")),
     }
 }
 

@@ -23,6 +23,7 @@ const OUTPUT_TAIL_BYTES: usize = 1500;
 pub(crate) struct Programs {
     pub(crate) layout: Layout,
     pub(crate) account: Account,
+    pub(crate) segment_age: Option<Duration>,
     pub(crate) password: String,
     pub(crate) replication_password: String,
 }
@@ -300,25 +301,25 @@ impl Programs {
 
     /// The process id of the running postmaster of this data directory.
     pub(crate) fn postmaster(&self) -> Option<i32> {
-        let text = std::fs::read_to_string(self.layout.data.join("postmaster.pid")).ok()?;
-        let pid: i32 = text.lines().next()?.trim().parse().ok()?;
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        // A stale file may name a process that is somebody else's by now.
-        let ours = String::from_utf8_lossy(&command).contains(self.layout.data.to_str()?);
-        ours.then_some(pid)
+        self.layout.postmaster()
     }
 
     /// The value of a line of `pg_controldata`.
     pub(crate) async fn control_data(&self, key: &str) -> Result<Option<String>, DatabaseError> {
+        let text = self.control_text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        Ok(value.map(|value| value.trim().to_owned()))
+    }
+
+    /// What `pg_controldata` says.
+    pub(crate) async fn control_text(&self) -> Result<String, DatabaseError> {
         let mut command = self.command("pg_controldata");
         command.arg(&self.layout.data);
         let output = tokio::time::timeout(Duration::from_secs(5), command.output())
             .await
             .map_err(|_| DatabaseError::Timeout("pg_controldata"))?
             .map_err(DatabaseError::file("run", self.layout.bin.join("pg_controldata")))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        Ok(value.map(|value| value.trim().to_owned()))
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     fn command(&self, program: &'static str) -> Command {

@@ -1,6 +1,6 @@
 //! Questions to the local server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use conclave_catalog::database::Lsn;
@@ -200,10 +200,11 @@ impl Session {
         Ok(row.get(0))
     }
 
-    /// How many clients other than this one are connected, and how many of them are in the middle of something.
+    /// How many clients other than this process's own sessions are connected, and how many of them are in the middle of something.
     pub(crate) async fn clients(&self) -> Result<(i64, i64), DatabaseError> {
         let sql = "SELECT count(*), count(*) FILTER (WHERE state IS DISTINCT FROM 'idle') FROM pg_stat_activity
-            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+                AND application_name NOT IN ('conclave driver', 'conclave archiver')";
         let row = self
             .client
             .query_one(sql, &[])
@@ -220,6 +221,40 @@ impl Session {
             .batch_execute(sql)
             .await
             .map_err(DatabaseError::query("end the clients"))
+    }
+
+    /// What the server runs with, of these; what waits for a restart; and whether it is a standby that has stopped to apply the
+    /// log.
+    pub(crate) async fn parameters(
+        &self,
+        names: &[&str],
+        in_recovery: bool,
+    ) -> Result<(BTreeMap<String, u64>, Vec<String>, bool), DatabaseError> {
+        let sql = "SELECT name, setting, pending_restart, name = ANY($1) FROM pg_settings
+            WHERE name = ANY($1) OR pending_restart ORDER BY name";
+        let rows = self.client.query(sql, &[&names]).await;
+        let rows = rows.map_err(DatabaseError::query("look at the parameters"))?;
+        let (mut running, mut pending) = (BTreeMap::new(), Vec::new());
+        for row in rows {
+            let (name, setting, waits, asked): (String, &str, bool, bool) =
+                (row.get(0), row.get(1), row.get(2), row.get(3));
+            match setting.parse() {
+                Ok(number) if asked => {
+                    running.insert(name, number);
+                }
+                _ if waits => pending.push(name),
+                _ => {}
+            }
+        }
+        if !in_recovery {
+            return Ok((running, pending, false));
+        }
+        let row = self
+            .client
+            .query_one("SELECT pg_get_wal_replay_pause_state() = 'paused'", &[])
+            .await
+            .map_err(DatabaseError::query("look whether the log is applied"))?;
+        Ok((running, pending, row.get(0)))
     }
 
     /// The end of the log that is on disk.

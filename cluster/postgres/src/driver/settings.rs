@@ -8,7 +8,7 @@ use std::path::Path;
 use conclave_catalog::NodeId;
 use conclave_catalog::database::Rule;
 
-use super::layout::{LOCAL_PORT, Layout, UPSTREAM_PORT};
+use super::layout::{LOCAL_PORT, UPSTREAM_PORT};
 use super::programs::Programs;
 use crate::DatabaseError;
 
@@ -83,10 +83,15 @@ impl Acknowledgers {
     }
 }
 
-/// Writes settings and access rules. The server reads them at its next start or reload.
-pub(crate) fn write(programs: &Programs, node_name: &str, acknowledgers: &Acknowledgers) -> Result<(), DatabaseError> {
+/// Writes settings and access rules. The server reads them at its next start or reload. `parameters` are the operator's.
+pub(crate) fn write(
+    programs: &Programs,
+    node_name: &str,
+    acknowledgers: &Acknowledgers,
+    parameters: &BTreeMap<String, String>,
+) -> Result<(), DatabaseError> {
     let layout = &programs.layout;
-    let text = render(layout, node_name, acknowledgers);
+    let text = render(programs, node_name, acknowledgers, parameters);
     put(programs, &layout.data.join(FILE), &text)?;
     put(programs, &layout.data.join("pg_hba.conf"), ACCESS)?;
     // Leftovers of ALTER SYSTEM would win over ours.
@@ -114,14 +119,21 @@ fn put(programs: &Programs, path: &Path, text: &str) -> Result<(), DatabaseError
     Ok(programs.account.own(path)?)
 }
 
-fn render(layout: &Layout, node_name: &str, acknowledgers: &Acknowledgers) -> String {
+fn render(
+    programs: &Programs,
+    node_name: &str,
+    acknowledgers: &Acknowledgers,
+    parameters: &BTreeMap<String, String>,
+) -> String {
+    let layout = &programs.layout;
+    let segment_age = programs.segment_age.map_or(0, |age| age.as_secs());
     let conninfo = format!(
         "host={socket} port={UPSTREAM_PORT} user=conclave_replication passfile={passfile} application_name={node_name} \
          connect_timeout=5",
         socket = layout.socket_dir.display(),
         passfile = layout.passfile().display(),
     );
-    let settings = BTreeMap::from([
+    let mut settings = BTreeMap::from([
         ("listen_addresses", String::new()),
         ("port", LOCAL_PORT.to_string()),
         ("unix_socket_directories", layout.socket_dir.display().to_string()),
@@ -138,6 +150,8 @@ fn render(layout: &Layout, node_name: &str, acknowledgers: &Acknowledgers) -> St
         ("fsync", "on".into()),
         ("max_wal_senders", "20".into()),
         ("max_replication_slots", "20".into()),
+        // For our own archive: PostgreSQL's stays off.
+        ("archive_timeout", format!("{segment_age}s")),
         ("wal_keep_size", "512MB".into()),
         ("max_slot_wal_keep_size", "2GB".into()),
         ("wal_receiver_timeout", "5s".into()),
@@ -156,6 +170,9 @@ fn render(layout: &Layout, node_name: &str, acknowledgers: &Acknowledgers) -> St
         ("log_line_prefix", "%m [%p] %a ".into()),
         ("logging_collector", "off".into()),
     ]);
+    for (name, value) in parameters {
+        settings.insert(name, value.clone());
+    }
     let lines = settings
         .iter()
         .map(|(key, value)| format!("{key} = '{}'\n", value.replace('\'', "''")));

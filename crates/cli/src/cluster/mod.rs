@@ -7,6 +7,8 @@
 mod active;
 mod life;
 mod rescue;
+mod restart;
+mod settings;
 mod show;
 mod tokens;
 mod watch;
@@ -20,6 +22,8 @@ use conclave_config::NodeConfig;
 use conclave_consensus::{AdminClient, identity_dir};
 use conclave_net::NodeIdentity;
 use serde_json::Value;
+
+pub(crate) use rescue::refuse_running;
 
 #[derive(Subcommand)]
 pub(crate) enum ClusterCommand {
@@ -52,6 +56,20 @@ pub(crate) enum ClusterCommand {
         /// Its name.
         name: String,
     },
+    /// Restart the cluster node by node, so that it serves all the while: standbys first, the active node last.
+    Restart {
+        #[command(flatten)]
+        node: Node,
+        /// Says that this is meant: there is no other way yet.
+        #[arg(long, required = true)]
+        rolling: bool,
+        /// Restart PostgreSQL alone, and leave the managers as they are.
+        #[arg(long)]
+        postgres_only: bool,
+    },
+    /// PostgreSQL's parameters, the same on all nodes.
+    #[command(subcommand)]
+    Settings(settings::SettingsCommand),
     /// One-time tokens that let nodes join.
     #[command(subcommand)]
     JoinToken(TokenCommand),
@@ -132,6 +150,16 @@ impl Node {
         Ok((config, admin))
     }
 
+    /// Whether the answer is for a program.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// The configuration's path, as it was given.
+    pub(crate) fn config_file(&self) -> &std::path::Path {
+        &self.config
+    }
+
     pub(crate) fn answer(&self, value: &Value, text: &str) {
         if self.json {
             println!("{value}");
@@ -148,6 +176,10 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<ExitCode> {
         ClusterCommand::Leave(node) => life::leave(&node).await?,
         ClusterCommand::Remove { node, name } => life::remove(&node, &name).await?,
         ClusterCommand::SetActive { node, name } => active::set_active(&node, &name).await?,
+        ClusterCommand::Restart {
+            node, postgres_only, ..
+        } => restart::rolling(&node, postgres_only).await?,
+        ClusterCommand::Settings(command) => settings::run(command).await?,
         ClusterCommand::JoinToken(TokenCommand::Create(node)) => tokens::create(&node).await?,
         ClusterCommand::JoinToken(TokenCommand::List(node)) => tokens::list(&node).await?,
         ClusterCommand::JoinToken(TokenCommand::Revoke { node, id }) => tokens::revoke(&node, id).await?,

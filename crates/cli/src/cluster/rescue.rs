@@ -68,7 +68,7 @@ pub(super) async fn restore(node: &Node, file: &Path) -> Result<()> {
     value["ca_certificate"] = json!(restored.ca_certificate);
     let text = format!(
         "restored {summary}\nthis node is its only one, as node {}; {} must never start again with their old data\n\
-         PostgreSQL begins empty: bring its data back from its own backup\n\
+         PostgreSQL begins empty: bring its data back by `conclave backup restore`, before the first start\n\
          start it with `conclave manager --config {}`, then let others join by `conclave cluster join-token create`",
         restored.node,
         list(&restored.given_up),
@@ -106,7 +106,7 @@ pub(super) async fn recover(node: &Node, is_meant: bool) -> Result<()> {
 }
 
 /// A running manager would go on with what it has in memory.
-async fn refuse_running(config: &NodeConfig) -> Result<()> {
+pub(crate) async fn refuse_running(config: &NodeConfig) -> Result<()> {
     let address = (config.node.address, config.ports.peer);
     if let Err(error) = TcpListener::bind(address).await {
         bail!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use conclave_config::NodeConfig;
 use conclave_net::HttpsClient;
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -50,9 +51,9 @@ pub(super) async fn nodes(node: &Node) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn status(node: &Node) -> Result<ExitCode> {
-    let config = node.load()?;
-    let client = HttpsClient::trusting(&identity(&config)?.ca_certificate_pem)?;
+/// The cluster's health as this node sees it.
+pub(super) async fn fetch_status(config: &NodeConfig) -> Result<Value> {
+    let client = HttpsClient::trusting(&identity(config)?.ca_certificate_pem)?;
     let url = format!(
         "https://{}:{}/v1/cluster/status",
         config.node.address, config.ports.status
@@ -65,7 +66,11 @@ pub(super) async fn status(node: &Node) -> Result<ExitCode> {
     if answer.status != 200 {
         bail!("{url} answers {}", answer.status);
     }
-    let status: Value = serde_json::from_slice(&answer.body)?;
+    Ok(serde_json::from_slice(&answer.body)?)
+}
+
+pub(super) async fn status(node: &Node) -> Result<ExitCode> {
+    let status = fetch_status(&node.load()?).await?;
     node.answer(&status, &table(&status));
     Ok(if status["status"] == "unavailable" {
         ExitCode::FAILURE
