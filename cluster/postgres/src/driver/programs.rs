@@ -240,20 +240,25 @@ impl Programs {
         self.end_orphans().await
     }
 
-    /// Makes the directory free for a new server when none runs. A killed one leaves its lock file, whose number is still taken
-    /// until somebody has reaped the process, or may be somebody else's by now.
+    /// Makes the directory free for a new server when none runs. A killed one leaves its lock files, whose number is still
+    /// taken until somebody has reaped the process, or may be somebody else's by now.
     async fn clear_away(&self) -> Result<(), DatabaseError> {
         if self.postmaster().is_some() {
             return Ok(());
         }
         self.end_orphans().await?;
-        let lock = self.layout.data.join("postmaster.pid");
-        match std::fs::remove_file(&lock) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(DatabaseError::file("remove", &lock)(error))
+        // Both lie in folders that are this server's alone.
+        let mut socket = self.layout.local_socket().into_os_string();
+        socket.push(".lock");
+        for lock in [self.layout.data.join("postmaster.pid"), socket.into()] {
+            match std::fs::remove_file(&lock) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(DatabaseError::file("remove", &lock)(error));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Ends the processes of a server whose first one is gone. They end by themselves when they notice; one that is stopped, or
