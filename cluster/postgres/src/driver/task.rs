@@ -28,7 +28,7 @@ const FAST_TICK: Duration = Duration::from_millis(15);
 pub(super) const STOP_LIMIT: Duration = Duration::from_secs(20);
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long clients may finish what they are at before a planned change cuts them off.
-pub(super) const DRAIN_GRACE: Duration = Duration::from_millis(250);
+const DRAIN_GRACE: Duration = Duration::from_millis(250);
 /// A checkpoint may be part of it.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(30);
 const MARKER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,12 +10,14 @@ use super::decide::Look;
 use super::pledge::Goal;
 use super::programs::Stop;
 use super::settings::{self, Acknowledgers};
-use super::task::{DRAIN_GRACE, STOP_LIMIT, Task};
+use super::task::{STOP_LIMIT, Task};
 use crate::DatabaseError;
 use crate::parameters::{Parameters, Pending, Place, bound_names, read_control};
 
 /// How often the server is asked what it runs with.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
+/// How long clients may finish what they are at before a restart in place cuts them off. New ones wait at the proxies for longer.
+const RESTART_GRACE: Duration = Duration::from_secs(5);
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
 /// What is set for the whole cluster, and what of it this node's server runs with.
@@ -161,7 +163,7 @@ impl Task {
         loop {
             let (connected, busy) = session.clients().await?;
             let logging_in = self.shared.admission.admitted() > connected;
-            if (busy == 0 && !logging_in) || since.elapsed() >= DRAIN_GRACE {
+            if (busy == 0 && !logging_in) || since.elapsed() >= RESTART_GRACE {
                 break;
             }
             tokio::time::sleep(DRAIN_LOOK).await;
