@@ -133,7 +133,7 @@ def check_and_set(nodes):
 
 def locks(nodes):
     first = nodes.next.session.create(name="first", behavior="release", ttl=60, lock_delay=0)
-    second = nodes.next.session.create(name="second", checks=[], behavior="delete", lock_delay=1)
+    second = nodes.next.session.create(name="second", checks=[], behavior="delete", lock_delay=8)
     _, info = nodes.next.session.info(first)
     assert info["Name"] == "first" and info["TTL"] == "60s" and info["Checks"] == ["serfHealth"], info
     listed = {session["ID"] for session in nodes.next.session.list()[1]}
@@ -157,8 +157,8 @@ def locks(nodes):
     # The end of a session with the behaviour `delete` takes its keys along, and nobody has them for the lock-delay.
     waiting = Background(lambda: nodes.next.kv.get("lock", index=nodes.next.kv.get("lock")[0], wait="20s"))
     assert nodes.next.session.destroy(second) is True
-    assert waiting.result()[1] is None
     assert nodes.next.kv.put("lock", "early", acquire=first) is False
+    assert waiting.result()[1] is None
     until("the end of the lock-delay", lambda: nodes.next.kv.put("lock", "late", acquire=first))
     assert nodes.next.session.destroy(first) is True
     free = nodes.next.kv.get("lock")[1]

@@ -114,7 +114,7 @@ impl LeaderWatch {
         let asked = others.map(|peer| async {
             let answer = self.peers.confirm_loss(peer, situation.vote, last).await;
             if let Err(why) = &answer {
-                tracing::info!(peer = peer.id, why, "the loss of the leader is not confirmed");
+                tracing::debug!(peer = peer.id, why, "the loss of the leader is not confirmed");
             }
             answer.is_ok()
         });

@@ -10,8 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use conclave_catalog::NodePorts;
 use conclave_consensus::{AdminClient, FoundOptions, JoinOptions, found, identity_dir, join};
-use conclave_net::NodeIdentity;
+use conclave_net::{NodeIdentity, PeerConnector};
+use conclave_proto::consensus::membership_client::MembershipClient;
+use conclave_proto::consensus::propose_response::Outcome as Proposed;
+use conclave_proto::consensus::{ProposeRequest, ProposeResponse};
 use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::load::{Client, Load, Outcome, Target, put};
 
@@ -202,6 +207,16 @@ impl Cluster {
         })
     }
 
+    /// Clients of a node that does not lead.
+    pub(crate) fn transport(&self, leader: u64) -> anyhow::Result<Transport> {
+        let follower = self.nodes.keys().find(|node| **node != leader);
+        let follower = *follower.context("a follower")?;
+        Ok(Transport {
+            identity: self.identity_of(follower)?,
+            port: self.nodes[&follower].port,
+        })
+    }
+
     pub(crate) async fn load_inside(&self, node: u64, load: &Load) -> anyhow::Result<Outcome> {
         let words = format!("load {}", serde_json::to_string(load)?);
         let answer = tokio::task::block_in_place(|| self.nodes[&node].ask(&words))?;
@@ -241,6 +256,43 @@ pub(crate) struct RemoteClient(pub(crate) AdminClient);
 impl Client for RemoteClient {
     async fn put(&self, key: String, value: String) -> anyhow::Result<()> {
         self.0.propose(put(&key, value)).await?;
+        Ok(())
+    }
+}
+
+/// Clients of a follower, which says at once that it does not lead: what the connections alone allow, with nothing written.
+pub(crate) struct Transport {
+    identity: NodeIdentity,
+    port: u16,
+}
+
+struct TransportClient(tokio::sync::Mutex<(mpsc::Sender<ProposeRequest>, tonic::Streaming<ProposeResponse>)>);
+
+#[async_trait::async_trait]
+impl Target for Transport {
+    async fn client(&self) -> anyhow::Result<Arc<dyn Client>> {
+        let channel = PeerConnector::new(&self.identity)?.channel(self.identity.node_id, ADDRESS, self.port)?;
+        let (requests, stream) = mpsc::channel(1);
+        let answers = MembershipClient::new(channel)
+            .propose(ReceiverStream::new(stream))
+            .await?
+            .into_inner();
+        Ok(Arc::new(TransportClient((requests, answers).into())))
+    }
+}
+
+#[async_trait::async_trait]
+impl Client for TransportClient {
+    async fn put(&self, key: String, value: String) -> anyhow::Result<()> {
+        let (requests, answers) = &mut *self.0.lock().await;
+        let request = ProposeRequest {
+            id: 1,
+            proposal: (key + &value).into_bytes().into(),
+            to_leader_only: true,
+        };
+        requests.send(request).await?;
+        let answer = answers.message().await?.context("the stream has ended")?;
+        anyhow::ensure!(matches!(answer.outcome, Some(Proposed::NotLeader(_))), "it leads");
         Ok(())
     }
 }

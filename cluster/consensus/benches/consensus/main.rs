@@ -164,6 +164,10 @@ async fn puts(options: &Options, cluster: &Cluster, root: &std::path::Path, repo
                 "conclave, in the leader's process",
                 cluster.load_inside(leader, &load).await?,
             ));
+            cells.push((
+                "gRPC + mTLS alone, nothing written",
+                load.run(&cluster.transport(leader)?).await?,
+            ));
             if let Some(etcd) = &etcd {
                 let target: Box<dyn Target> = Box::new(etcd.target().await?);
                 cells.push(("etcd, gRPC + mTLS", load.run(&*target).await?));
