@@ -112,7 +112,9 @@ async fn a_rolling_restart_loses_nothing() {
         assert!(seen.acknowledged.len() > 10, "{seen:?}");
         acknowledged.extend(seen.acknowledged);
         for number in 1..=3 {
-            assert_eq!(running(&test, number, name).await, value, "node{number}");
+            // The report follows the server a moment later.
+            let shown = || async { (running(&test, number, name).await == value).then_some(()) };
+            conclave_chaos_tests::wait_for("the value in the node's report", Duration::from_secs(30), shown).await;
         }
     }
 

@@ -103,6 +103,7 @@ impl Task {
             Goal::Standby { upstream: Some(_), .. } if facts.in_recovery => {
                 tracing::info!(ordered = is_ordered, paused, "restarting the standby");
                 self.upkeep.restarted = ordered;
+                self.upkeep.looked = None;
                 self.session = None;
                 self.programs.stop(Stop::Fast, STOP_LIMIT).await?;
                 self.shared.wake.notify_one();
@@ -111,6 +112,8 @@ impl Task {
             Goal::Primary { epoch, cohort, leaving } if is_ordered && self.memory.serving == Some(*epoch) => {
                 let acknowledgers = self.acknowledgers(look, cohort, leaving.as_ref());
                 self.upkeep.restarted = ordered;
+                // What it runs with is another thing from then on.
+                self.upkeep.looked = None;
                 self.restart_primary(*epoch, &acknowledgers).await?;
                 Ok(true)
             }
