@@ -10,7 +10,6 @@ use conclave_proto::consensus::ReportRequest;
 use conclave_proto::consensus::membership_client::MembershipClient;
 use conclave_runtime::{Backoff, Tasks, clock};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Instant as _, ReadPolicy, ServerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -18,6 +17,7 @@ use tonic::transport::Channel;
 
 use crate::ConsensusError;
 use crate::group::ReportSource;
+use crate::group_commit::GroupCommit;
 use crate::member::LastHeard;
 use crate::packed::Packed;
 use crate::peers::{Peer, Peers};
@@ -58,6 +58,7 @@ pub(crate) type Stamps = Arc<dyn Fn() -> (RequestId, jiff::Timestamp) + Send + S
 #[derive(Clone)]
 pub struct Consensus {
     pub(crate) raft: Raft,
+    pub(crate) group_commit: GroupCommit,
     pub(crate) me: NodeId,
     pub(crate) state: watch::Receiver<Arc<ClusterState>>,
     pub(crate) leadership: watch::Receiver<Leadership>,
@@ -173,12 +174,9 @@ impl Consensus {
 
     /// Commits a proposal as the leader.
     pub(crate) async fn propose_here(&self, proposal: Packed) -> Forwarded {
-        match tokio::time::timeout(TRY_TIMEOUT, self.raft.client_write(proposal)).await {
-            Ok(Ok(written)) => Forwarded::Applied(written.data),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Forwarded::NotLeader,
-            Ok(Err(error)) => Forwarded::Failed(error.to_string()),
-            Err(_) => Forwarded::Failed(format!("not committed within {} ms", TRY_TIMEOUT.as_millis())),
-        }
+        tokio::time::timeout(TRY_TIMEOUT, self.group_commit.propose(proposal))
+            .await
+            .unwrap_or_else(|_| Forwarded::Failed(format!("not committed within {} ms", TRY_TIMEOUT.as_millis())))
     }
 
     async fn forward(&self, leader: NodeId, proposal: &Packed) -> Result<Forwarded, String> {

@@ -15,6 +15,7 @@ mod error;
 mod facts;
 mod founding;
 mod group;
+mod group_commit;
 mod handle;
 mod leader_watch;
 mod log_store;

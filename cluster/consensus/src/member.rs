@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::compaction::{self, Policy};
 use crate::group::ReportSource;
+use crate::group_commit::GroupCommit;
 use crate::handle::{Leadership, Stamps};
 use crate::leader_watch::LeaderWatch;
 use crate::log_store::LogStore;
@@ -114,6 +115,7 @@ where
     let heard = LastHeard::default();
     let (publish, leadership) = watch::channel(Leadership::default());
     let consensus = Consensus {
+        group_commit: GroupCommit::new(raft.clone(), tasks),
         raft: raft.clone(),
         me: NodeId(parts.node_id),
         state,
