@@ -194,9 +194,10 @@ impl Task {
             Step::Promote { timeline, from } => self.promote(epoch, timeline, from, &acknowledgers).await,
             Step::Prove => self.prove(epoch, &acknowledgers).await,
             Step::Open => {
+                let before = *self.shared.gates.borrow();
                 self.feed(epoch);
                 self.open(epoch);
-                Ok(())
+                return Ok(*self.shared.gates.borrow() == before);
             }
             Step::Drain => self.drain(epoch).await,
             Step::Fail(why) => Err(DatabaseError::Unexpected(why)),
