@@ -10,6 +10,7 @@ pub mod hosts;
 pub mod ledger;
 pub mod patroni;
 mod python;
+pub mod sample;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
