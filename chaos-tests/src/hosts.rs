@@ -1,4 +1,4 @@
-//! Three machines as network namespaces, with a router between them that the test owns and can break.
+//! Machines as network namespaces, with a router between them that the test owns and can break.
 //!
 //! The test's thread becomes the router: [`Hosts::new`] moves it, and whatever it starts from then on, into a network and a
 //! mount namespace of its own. Nothing of it is seen outside, and nothing of it is left when its processes have ended.
@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 /// The address of `node1`; the others' follow it.
 pub const FIRST_HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 11);
@@ -86,7 +86,18 @@ impl Hosts {
         (1..=self.count()).map(|number| self.namespace(number)).collect()
     }
 
-    fn count(&self) -> u8 {
+    /// Moves the calling thread to a machine, by the file of its network: the sockets that it opens from then on are that
+    /// machine's.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enter(namespace: &Path) -> std::io::Result<()> {
+        Ok(setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u8 {
         u8::try_from(self.namespaces.len()).unwrap_or(u8::MAX)
     }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use conclave_localcluster::LocalCluster;
 use conclave_net::NodeIdentity;
 use conclave_runtime::{TaskHandle, Tasks};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::within;
@@ -36,7 +37,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// To a cluster of three.
+    /// To a cluster.
     ///
     /// # Panics
     /// When the first node's identity cannot be read.
@@ -51,14 +52,18 @@ impl Access {
             .dbname("postgres")
             .application_name("ledger")
             .port(5432);
-        let nodes = (1..=3).map(|number| {
-            let node = cluster.node(number);
-            (number, (node.address, node.data_dir.join("postgres/run")))
-        });
+        let nodes = (1..).zip(cluster.nodes());
+        let nodes = nodes.map(|(number, node)| (number, (node.address, node.data_dir.join("postgres/run"))));
         Self {
             config,
             nodes: nodes.collect(),
         }
+    }
+
+    /// The nodes.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u8> {
+        self.nodes.keys().copied().collect()
     }
 
     /// A connection through a node's proxy.
@@ -66,9 +71,15 @@ impl Access {
     /// # Errors
     /// What the proxy or the server said.
     pub async fn through(&self, number: u8) -> Result<Client, tokio_postgres::Error> {
+        open(&self.way_through(number)).await
+    }
+
+    /// The way through a node's proxy.
+    #[must_use]
+    pub fn way_through(&self, number: u8) -> Config {
         let mut config = self.config.clone();
         config.host(&self.nodes[&number].0);
-        open(&config).await
+        config
     }
 
     /// A connection to a node's own server, whatever that is.
@@ -76,9 +87,15 @@ impl Access {
     /// # Errors
     /// What the server said.
     pub async fn locally(&self, number: u8) -> Result<Client, tokio_postgres::Error> {
+        open(&self.way_to(number)).await
+    }
+
+    /// The way to a node's own server.
+    #[must_use]
+    pub fn way_to(&self, number: u8) -> Config {
         let mut config = self.config.clone();
         config.host_path(&self.nodes[&number].1);
-        open(&config).await
+        config
     }
 
     /// The settings of a connection through a node's proxy, for other programs: address, user and password.
@@ -94,9 +111,12 @@ impl Access {
     }
 }
 
-async fn open(config: &Config) -> Result<Client, tokio_postgres::Error> {
+/// Opens a connection, which ends with the client.
+///
+/// # Errors
+/// What the other side said.
+pub async fn open(config: &Config) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = config.connect(NoTls).await?;
-    // It ends with the client.
     Tasks::new("ledger").spawn("connection", async move {
         let _ended_or_lost = connection.await;
     });
@@ -176,7 +196,7 @@ impl Ledger {
             book: Mutex::default(),
         });
         let tasks = Tasks::new("ledger");
-        let clients = (1..=3).flat_map(|number| {
+        let clients = access.numbers().into_iter().flat_map(|number| {
             let (rows, money) = (Arc::clone(&shared), Arc::clone(&shared));
             [
                 tasks.spawn("rows", async move { work(&rows, number, Kind::Rows).await }),
@@ -237,6 +257,12 @@ impl Ledger {
         times.insert(0, since);
         let gaps = times.windows(2).map(|pair| pair[1].duration_since(pair[0]));
         gaps.max().unwrap_or_default()
+    }
+
+    /// How many statements have had no answer so far.
+    #[must_use]
+    pub fn unknown(&self) -> u64 {
+        self.shared.book().unknown
     }
 
     /// What the clients have come to: rows and transfers acknowledged, statements without an answer.
@@ -304,7 +330,7 @@ impl Ledger {
         let access = &self.access;
         let equal = || async {
             let mut seen = BTreeSet::new();
-            for number in 1..=3 {
+            for number in access.numbers() {
                 seen.insert(fingerprint(access, number).await.ok()?);
             }
             (seen.len() == 1).then_some(())
@@ -374,7 +400,8 @@ async fn work(shared: &Shared, number: u8, kind: Kind) {
     let mut client: Option<Client> = None;
     while !shared.stop.load(Ordering::Relaxed) {
         tokio::time::sleep(PACE).await;
-        let Some(connected) = &mut client else {
+        // One that was cut while nothing was asked has failed nobody.
+        let Some(connected) = client.as_mut().filter(|client| !client.is_closed()) else {
             let connecting = tokio::time::timeout(CONNECT_LIMIT, shared.access.through(number));
             client = connecting.await.ok().and_then(Result::ok);
             continue;
@@ -383,9 +410,14 @@ async fn work(shared: &Shared, number: u8, kind: Kind) {
             Kind::Rows => tokio::time::timeout(STATEMENT_LIMIT, add(shared, connected, number)).await,
             Kind::Money => tokio::time::timeout(STATEMENT_LIMIT, transfer(shared, connected)).await,
         };
-        if !matches!(done, Ok(Ok(()))) {
-            shared.book().unknown += 1;
-            client = None;
+        match done {
+            Ok(Ok(())) => {}
+            // Said before anything was done: it is known what became of it.
+            Ok(Err(error)) if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) => client = None,
+            _ => {
+                shared.book().unknown += 1;
+                client = None;
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The tests in `tests/` kill nodes and look at what clients see. They go through the programs and the public APIs alone.
 
+pub mod clocks;
 mod consul;
 mod database;
 pub mod drill;
@@ -10,6 +11,7 @@ pub mod hosts;
 pub mod ledger;
 pub mod patroni;
 mod python;
+pub mod sample;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -110,7 +112,7 @@ impl TestCluster {
     /// When they do not come up.
     pub async fn three() -> Self {
         let addresses = TestAddresses::lock().await;
-        Self::start(Some(addresses), FIRST_ADDRESS, &[], None).await
+        Self::start(Some(addresses), 3, FIRST_ADDRESS, &[], None).await
     }
 
     /// The same on machines of their own, each with a disk of so many mebibytes.
@@ -118,11 +120,12 @@ impl TestCluster {
     /// # Panics
     /// When they do not come up.
     pub async fn on(hosts: &Hosts, disk: u32) -> Self {
-        Self::start(None, FIRST_HOST, &hosts.namespaces(), Some(disk)).await
+        Self::start(None, hosts.count(), FIRST_HOST, &hosts.namespaces(), Some(disk)).await
     }
 
     async fn start(
         addresses: Option<TestAddresses>,
+        nodes: u8,
         first_address: Ipv4Addr,
         namespaces: &[PathBuf],
         disk: Option<u32>,
@@ -135,14 +138,21 @@ impl TestCluster {
             .expect("a temporary folder");
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).expect("the servers' accounts pass through");
+        // Nodes on machines of their own have clocks of their own.
+        let own_clocks = (!namespaces.is_empty()).then(|| clocks::starter(&program(), dir.path()));
         let spec = Spec {
-            nodes: 3,
+            nodes,
             dir: dir.path().join("cluster"),
-            program: program(),
+            program: own_clocks.flatten().unwrap_or_else(program),
         };
         let layout = Layout::at(&spec.dir, first_address);
         let data_dirs = (1..=spec.nodes).map(|number| layout.node(number).data_dir());
         let disks: Vec<PathBuf> = data_dirs.filter(|_| disk.is_some()).collect();
+        for number in (1..=spec.nodes).filter(|_| !namespaces.is_empty()) {
+            let node = layout.node(number).dir;
+            std::fs::create_dir_all(&node).expect("the node's folder");
+            clocks::set(&node, 0).expect("the node's clock");
+        }
         for folder in &disks {
             hosts::mount_small_disk(folder, disk.unwrap_or_default());
         }
@@ -186,7 +196,7 @@ impl TestCluster {
     /// # Panics
     /// Always.
     pub fn fail(&self, why: &dyn std::fmt::Display) -> ! {
-        for number in 1..=3 {
+        for number in (1..).take(self.cluster.nodes().len()) {
             let node = self.cluster.layout().node(number);
             for file in [node.log_file(), node.data_dir().join("postgres/postgres.log")] {
                 let log = std::fs::read_to_string(&file).unwrap_or_default();

@@ -1,15 +1,17 @@
-//! Three PostgreSQLs that unmodified Patroni keeps available, with the cluster's Consul API as the store of its decisions.
+//! Three PostgreSQLs that unmodified Patroni keeps available.
 //!
-//! Each Patroni asks the node with its own number, as on machines that run both.
+//! In the tests the cluster's Consul API is the store of its decisions, and each Patroni asks the node with its own number, as on
+//! machines that run both. Benchmarks give it stores of other kinds.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use conclave_localcluster::{Signal, TrackedProcess, holder_of};
 use conclave_runtime::account::Account;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{TestCluster, python_program};
@@ -26,41 +28,82 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// A takeover takes at most this and a few rounds; the time to live of a session is half of it.
 pub const TTL_SECONDS: u64 = 20;
 
+/// Far from where clusters of ours are put, by these tests and by people.
+const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 54, 1);
+
+/// Where the instances run, and with what.
+pub struct Setup {
+    /// Each instance has a folder below it.
+    pub dir: PathBuf,
+    /// The program.
+    pub program: PathBuf,
+    /// The address of the first; the others' follow it.
+    pub first_address: Ipv4Addr,
+    /// The files of their network namespaces, or none.
+    pub namespaces: Vec<PathBuf>,
+    /// From where clients need no password.
+    pub trusted: &'static str,
+    /// Patroni's dynamic configuration.
+    pub dynamic: Value,
+    /// What each of them needs to find its store: `{"consul": {...}}`.
+    pub stores: [Value; INSTANCES as usize],
+}
+
 /// The instances. Dropping them ends what they started, by process.
 pub struct PatroniCluster {
-    dir: PathBuf,
+    setup: Setup,
     programs: PathBuf,
-    patroni: PathBuf,
     account: Account,
     processes: [Option<std::process::Child>; INSTANCES as usize],
 }
 
 impl PatroniCluster {
-    /// Configures the instances; none of them runs yet.
+    /// Configures instances that ask the Consul API; none of them runs yet.
     ///
     /// # Panics
     /// When PostgreSQL or Patroni is not there.
     #[must_use]
     pub fn new(test: &TestCluster) -> Self {
-        let cluster = Self {
+        let token = test.consul_token();
+        let store = |number: u8| {
+            json!({"consul": {
+                "url": test.cluster.node(number).status, "cacert": test.cluster.ca_file(), "token": token,
+                "register_service": true, "service_check_interval": "1s",
+            }})
+        };
+        Self::with(Setup {
             dir: test.dir().to_owned(),
+            program: python_program("consul-clients", "patroni"),
+            first_address: FIRST_ADDRESS,
+            namespaces: Vec::new(),
+            trusted: "127.0.0.0/8",
+            dynamic: json!({
+                "ttl": TTL_SECONDS, "loop_wait": 2, "retry_timeout": 5,
+                // What was acknowledged is on the next leader, so that a lost row is somebody's mistake.
+                "synchronous_mode": true,
+                "postgresql": {"use_pg_rewind": true},
+            }),
+            stores: [store(1), store(2), store(3)],
+        })
+    }
+
+    /// Configures instances of any kind.
+    ///
+    /// # Panics
+    /// When PostgreSQL is not there.
+    #[must_use]
+    pub fn with(setup: Setup) -> Self {
+        let cluster = Self {
+            setup,
             programs: programs(),
-            patroni: python_program("consul-clients", "patroni"),
             account: Account::for_children("postgres").expect("the account of PostgreSQL"),
             processes: [const { None }; INSTANCES as usize],
         };
-        let token = test.consul_token();
         for number in 1..=INSTANCES {
             let folder = cluster.folder(number);
             std::fs::create_dir(&folder).expect("a folder for the instance");
             std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).expect("its mode");
-            let config = cluster.config(
-                number,
-                &test.cluster.node(number).status,
-                &test.cluster.ca_file(),
-                &token,
-            );
-            std::fs::write(cluster.config_file(number), config).expect("its configuration");
+            std::fs::write(cluster.config_file(number), cluster.config(number).to_string()).expect("its configuration");
             for path in [folder, cluster.config_file(number)] {
                 cluster.account.own(&path).expect("its owner");
             }
@@ -69,10 +112,12 @@ impl PatroniCluster {
     }
 
     fn folder(&self, number: u8) -> PathBuf {
-        self.dir.join(name(number))
+        self.setup.dir.join(name(number))
     }
 
-    fn config_file(&self, number: u8) -> PathBuf {
+    /// The configuration of an instance, for Patroni's other programs.
+    #[must_use]
+    pub fn config_file(&self, number: u8) -> PathBuf {
         self.folder(number).join("patroni.json")
     }
 
@@ -80,26 +125,23 @@ impl PatroniCluster {
         self.folder(number).join("data")
     }
 
+    /// Where an instance's PostgreSQL listens.
+    #[must_use]
+    pub fn address(&self, number: u8) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.setup.first_address.to_bits() + u32::from(number) - 1)
+    }
+
     /// JSON is YAML too.
-    fn config(&self, number: u8, consul: &str, ca: &Path, token: &str) -> String {
-        let (address, folder) = (address(number), self.folder(number));
+    fn config(&self, number: u8) -> Value {
+        let (address, folder, trusted) = (self.address(number), self.folder(number), self.setup.trusted);
         let listen = |port: u16| format!("{address}:{port}");
-        let user = |name: &str| serde_json::json!({"username": name, "password": name});
-        serde_json::json!({
+        let user = |name: &str| json!({"username": name, "password": name});
+        let mut config = json!({
             "scope": SCOPE,
             "name": name(number),
             "restapi": {"listen": listen(REST_PORT), "connect_address": listen(REST_PORT)},
-            "consul": {
-                "url": consul, "cacert": ca, "token": token,
-                "register_service": true, "service_check_interval": "1s",
-            },
             "bootstrap": {
-                "dcs": {
-                    "ttl": TTL_SECONDS, "loop_wait": 2, "retry_timeout": 5,
-                    // What was acknowledged is on the next leader, so that a lost row is somebody's mistake.
-                    "synchronous_mode": true,
-                    "postgresql": {"use_pg_rewind": true},
-                },
+                "dcs": self.setup.dynamic,
                 "initdb": [{"encoding": "UTF8"}, "data-checksums"],
             },
             "postgresql": {
@@ -109,10 +151,14 @@ impl PatroniCluster {
                     "superuser": user("postgres"), "replication": user("replicator"), "rewind": user("rewinder"),
                 },
                 "parameters": {"unix_socket_directories": folder},
-                "pg_hba": ["host all all 127.0.0.0/8 trust", "host replication all 127.0.0.0/8 trust"],
+                "pg_hba": [format!("host all all {trusted} trust"), format!("host replication all {trusted} trust")],
             },
-        })
-        .to_string()
+        });
+        let store = self.setup.stores[usize::from(number) - 1].as_object();
+        for (key, value) in store.into_iter().flatten() {
+            config[key] = value.clone();
+        }
+        config
     }
 
     /// Starts an instance.
@@ -120,10 +166,12 @@ impl PatroniCluster {
     /// # Panics
     /// When Patroni cannot be started, or somebody else has its ports: it would take a stranger's PostgreSQL for its own.
     pub fn start(&mut self, number: u8) {
-        for port in [PORT, REST_PORT] {
-            let address = SocketAddr::new(address(number).parse().expect("an address"), port);
-            if let Some(holder) = holder_of(address) {
-                panic!("{address} is in use by {holder}");
+        if self.setup.namespaces.is_empty() {
+            for port in [PORT, REST_PORT] {
+                let address = SocketAddr::new(self.address(number).into(), port);
+                if let Some(holder) = holder_of(address) {
+                    panic!("{address} is in use by {holder}");
+                }
             }
         }
         let log = std::fs::OpenOptions::new()
@@ -131,22 +179,8 @@ impl PatroniCluster {
             .append(true)
             .open(self.log(number));
         let log = log.expect("its log");
-        // PostgreSQL refuses to be root, and its account may not enter the folder of a root's virtual environment.
-        let mut command = if nix::unistd::geteuid().is_root() {
-            let mut command = std::process::Command::new("setpriv");
-            command.args([
-                &format!("--reuid={}", self.account.name()),
-                &format!("--regid={}", self.account.name()),
-                "--clear-groups",
-                "--inh-caps=+dac_read_search",
-                "--ambient-caps=+dac_read_search",
-            ]);
-            command.arg(&self.patroni);
-            command
-        } else {
-            std::process::Command::new(&self.patroni)
-        };
-        let child = command
+        let child = self
+            .command(number)
             .arg(self.config_file(number))
             .current_dir(self.folder(number))
             .stdin(Stdio::null())
@@ -157,12 +191,38 @@ impl PatroniCluster {
         self.processes[usize::from(number) - 1] = Some(child);
     }
 
-    fn log(&self, number: u8) -> PathBuf {
+    /// Patroni where the instance is. What comes before it becomes it: the process stays the same.
+    fn command(&self, number: u8) -> std::process::Command {
+        let mut words: Vec<String> = Vec::new();
+        if let Some(namespace) = self.setup.namespaces.get(usize::from(number) - 1) {
+            words.extend(["nsenter".into(), format!("--net={}", namespace.display())]);
+        }
+        // PostgreSQL refuses to be root, and its account may not enter the folder of a root's virtual environment.
+        if nix::unistd::geteuid().is_root() {
+            words.extend([
+                "setpriv".into(),
+                format!("--reuid={}", self.account.name()),
+                format!("--regid={}", self.account.name()),
+                "--clear-groups".into(),
+                "--inh-caps=+dac_read_search".into(),
+                "--ambient-caps=+dac_read_search".into(),
+            ]);
+        }
+        words.push(self.setup.program.to_string_lossy().into_owned());
+        let mut command = std::process::Command::new(&words[0]);
+        command.args(&words[1..]);
+        command
+    }
+
+    /// What an instance's Patroni says.
+    #[must_use]
+    pub fn log(&self, number: u8) -> PathBuf {
         self.folder(number).join("patroni.log")
     }
 
     /// The postmaster of an instance.
-    fn postmaster(&self, number: u8) -> Option<TrackedProcess> {
+    #[must_use]
+    pub fn postmaster(&self, number: u8) -> Option<TrackedProcess> {
         let data = self.data(number);
         let file = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
         let pid: i32 = file.lines().next()?.trim().parse().ok()?;
@@ -194,13 +254,13 @@ impl PatroniCluster {
     /// A client of one instance.
     #[must_use]
     pub fn on(&self, number: u8) -> Sql {
-        self.sql(format!("postgresql://postgres@{}/postgres", address(number)))
+        self.sql(format!("postgresql://postgres@{}/postgres", self.address(number)))
     }
 
     /// A client of whichever instance takes writes. Its answer means that they are committed, there and on a standby.
     #[must_use]
     pub fn on_leader(&self) -> Sql {
-        let hosts: Vec<String> = (1..=INSTANCES).map(address).collect();
+        let hosts: Vec<String> = (1..=INSTANCES).map(|number| self.address(number).to_string()).collect();
         let hosts = hosts.join(",");
         self.sql(format!(
             "postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
@@ -262,11 +322,6 @@ impl Sql {
 #[must_use]
 pub fn name(number: u8) -> String {
     format!("pg{number}")
-}
-
-fn address(number: u8) -> String {
-    // Far from where clusters of ours are put, by these tests and by people.
-    format!("127.0.54.{number}")
 }
 
 /// PostgreSQL's own programs, as Debian puts them.

@@ -3,15 +3,21 @@
 //!
 //! `CONCLAVE_CHAOS_SEED=7` repeats an order of faults, `CONCLAVE_CHAOS_FAULTS=KillNode,Flap` chooses them.
 
-use conclave_chaos_tests::drill::{ALL, SELECTION, run};
+use conclave_chaos_tests::drill::{ALL, OF_FIVE, SELECTION, run};
 
 #[test]
 fn nothing_acknowledged_is_lost_by_the_usual_faults() {
-    run(&SELECTION);
+    run(3, &SELECTION);
 }
 
 #[test]
 #[ignore = "takes a quarter of an hour: deploy/test --extended"]
 fn nothing_acknowledged_is_lost_by_any_fault() {
-    run(&ALL);
+    run(3, &ALL);
+}
+
+#[test]
+#[ignore = "takes minutes, and five nodes: deploy/test --extended"]
+fn nothing_acknowledged_is_lost_by_a_cluster_of_five() {
+    run(5, &OF_FIVE);
 }

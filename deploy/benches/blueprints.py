@@ -9,13 +9,13 @@ import math
 import os
 import pathlib
 import platform
-import re
 import shutil
 import statistics
 import tempfile
 
+import page
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-PAGE = REPOSITORY / 'docs/benchmarks.md'
 GENERATED = [100, 1_000, 5_000, 50_000]
 # The original's time grows with the square of the number of templates.
 ORIGINAL_MAX = 1_000
@@ -171,18 +171,6 @@ def plot(rows):
     return ''.join(out) + '</svg>\n'
 
 
-def write_page(text):
-    """Replaces this benchmark's part of the page."""
-    start, end = '<!-- blueprints: begin -->', '<!-- blueprints: end -->'
-    page = PAGE.read_text()
-    part = f'{start}\n{text}\n{end}'
-    if start in page:
-        page = re.sub(f'{re.escape(start)}.*{re.escape(end)}', lambda _: part, page, flags=re.S)
-    else:
-        page = page.rstrip() + f'\n\n{part}\n'
-    PAGE.write_text(page)
-
-
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument('--ours', required=True)
@@ -224,8 +212,9 @@ def main():
     finally:
         shutil.rmtree(work)
     machine = {'system': platform.system(), 'processors': os.cpu_count(), 'python': platform.python_version()}
-    (PAGE.parent / 'benchmarks-blueprints.svg').write_text(plot(rows))
-    write_page(
+    page.write_plot('blueprints', plot(rows))
+    page.write_part(
+        'blueprints',
         '## Blueprints\n\nThis parser and the original\'s (cloudify-common 7.0.5), side by side in one run of `deploy/bench blueprints`: parsing a '
         'blueprint to a plan, and making a deployment plan of it. CPU and peak memory are those of the whole process, start '
         'included (for the original about half a second of imports). Medians; '

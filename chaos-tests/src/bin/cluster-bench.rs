@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::Parser;
+use conclave_chaos_tests::sample::Sample;
 use conclave_localcluster::{FIRST_ADDRESS, LocalCluster, Progress, RestClient, Spec};
 use serde_json::{Value, json};
 
@@ -51,41 +52,6 @@ struct Silent;
 
 impl Progress for Silent {
     fn step(&self, _: &str) {}
-}
-
-/// What was measured in several trials.
-#[derive(Default)]
-struct Sample(Vec<f64>);
-
-impl Sample {
-    fn add(&mut self, time: Duration) {
-        self.0.push(time.as_secs_f64());
-    }
-
-    /// The value below which the given share of the trials lies (nearest rank).
-    fn quantile(&self, share: f64) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        let rank = (share * sorted.len() as f64).ceil() as usize;
-        sorted.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "trials": self.0.len(), "min": self.quantile(0.0), "p50": self.quantile(0.5), "p99": self.quantile(0.99),
-            "max": self.quantile(1.0),
-        })
-    }
-
-    fn show(&self, what: &str) {
-        eprintln!(
-            "| {what} | {:.2} | {:.2} | {:.2} | {} |",
-            self.quantile(0.5),
-            self.quantile(0.0),
-            self.quantile(1.0),
-            self.0.len()
-        );
-    }
 }
 
 #[tokio::main]

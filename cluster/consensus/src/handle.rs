@@ -116,6 +116,12 @@ impl Consensus {
         self.try_until(&packed(&proposal)?, limit).await
     }
 
+    /// How long ago this node last heard a leader that it followed; `None` when it never did.
+    #[must_use]
+    pub fn leader_silence(&self) -> Option<Duration> {
+        self.heard.elapsed()
+    }
+
     /// The last entry that this node has applied.
     pub(crate) fn applied(&self) -> Option<u64> {
         let metrics = self.raft.metrics();

@@ -40,10 +40,13 @@ pub(crate) struct ProposeLane {
 }
 
 impl ProposeLane {
-    /// A lane over `channel`; its task ends with the last clone.
+    /// A lane over `channel`; its task ends with the last clone, or when the tasks are to end: clones may lie anywhere.
     pub(crate) fn new(channel: Channel, tasks: &Tasks) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING);
-        tasks.spawn("proposals", run(channel, waiting));
+        let shutdown = tasks.shutdown();
+        tasks.spawn("proposals", async move {
+            shutdown.run_until(run(channel, waiting)).await;
+        });
         Self { queue }
     }
 

@@ -16,9 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_catalog::NodeId;
-use conclave_catalog::database::{ChangeKind, DatabaseState};
 use conclave_consensus::Consensus;
-use conclave_net::{PeerConnector, PeerIdentity, ServerTls, accept_peers};
+use conclave_net::{PeerConnector, PeerIdentity, PeerStream, ServerTls, accept_peers};
 use conclave_runtime::{Shutdown, Tasks};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -26,13 +25,17 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::DatabaseError;
-use crate::driver::{Driver, Gates, Layout};
+use crate::driver::{Driver, Gates, Layout, is_planned};
 
 /// How long a node that has lost touch with the majority goes on leading clients to the primary that it knows.
 const ROUTE_LEASE: Duration = Duration::from_millis(1500);
 /// A node that is out of touch for longer than any election takes is alone: its clients are better off elsewhere.
 const ALONE_AFTER: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(50);
+/// How long a server that asks for log waits for somebody to give it.
+const UPSTREAM_WAIT: Duration = Duration::from_secs(5);
+/// Between two tries to reach the one that feeds it.
+const UPSTREAM_RETRY: Duration = Duration::from_millis(15);
 /// A client must say something within this, or it is not worth an error message.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -181,25 +184,46 @@ fn start_upstream(paths: &Paths, socket: &Path, from_server: bool, tasks: &Tasks
             }
             let (paths, shutdown) = (paths.clone(), shutdown.clone());
             connections.spawn("upstream connection", async move {
-                upstream(&paths, stream, &shutdown).await;
+                upstream(&paths, stream, from_server, &shutdown).await;
             });
         }
     });
     Ok(())
 }
 
-async fn upstream(paths: &Paths, mut stream: UnixStream, shutdown: &Shutdown) {
+async fn upstream(paths: &Paths, mut stream: UnixStream, waits: bool, shutdown: &Shutdown) {
     let mut gates = paths.driver.gates();
-    let Some(node) = gates.borrow_and_update().upstream else {
-        return;
+    let found = if waits {
+        let finding = tokio::time::timeout(UPSTREAM_WAIT, wait_for_feeder(paths, &mut gates));
+        shutdown.run_until(finding).await.and_then(Result::ok)
+    } else {
+        feeder(paths, &mut gates).await
     };
-    let Ok(mut peer) = reach(paths, node, FOR_REPLICATION).await else {
+    let Some((node, mut peer)) = found else {
         return;
     };
     let moved = async {
         let _closed_or_stopping = gates.wait_for(|gates| gates.upstream != Some(node)).await;
     };
     join(&mut stream, &mut peer, moved, shutdown).await;
+}
+
+/// The node that feeds this one, if there is one and it can be reached.
+async fn feeder(paths: &Paths, gates: &mut watch::Receiver<Gates>) -> Option<(NodeId, PeerStream)> {
+    let node = gates.borrow_and_update().upstream?;
+    let peer = reach(paths, node, FOR_REPLICATION).await.ok()?;
+    Some((node, peer))
+}
+
+/// The same, once it is so. A server that is turned away asks again only after a while, and a new primary can do nothing before its
+/// standbys have come to it.
+async fn wait_for_feeder(paths: &Paths, gates: &mut watch::Receiver<Gates>) -> (NodeId, PeerStream) {
+    loop {
+        if let Some(found) = feeder(paths, gates).await {
+            return found;
+        }
+        let _changed_or_waited = tokio::time::timeout(UPSTREAM_RETRY, gates.changed()).await;
+    }
 }
 
 fn start_proxy(paths: Paths, listener: TcpListener, tasks: &Tasks) {
@@ -221,12 +245,6 @@ fn start_proxy(paths: Paths, listener: TcpListener, tasks: &Tasks) {
     });
 }
 
-/// Whether the primary is being changed as planned.
-fn is_switchover(database: &DatabaseState) -> bool {
-    let change = database.change.as_ref();
-    change.is_some_and(|change| matches!(change.kind, ChangeKind::Switchover(_)))
-}
-
 /// The route is the primary of the rule in force, as long as this node may believe that it knows what is in force: while it is
 /// in touch with the majority, and for a lease after that. An election of the Raft leader, which takes less, cuts nobody. A
 /// lease that is too long can show an old row and no more: what a deposed primary is told to write is never acknowledged.
@@ -241,7 +259,7 @@ async fn follow_rule(consensus: Consensus, route: watch::Sender<Route>, shutdown
         }
         let left = |limit: Duration| limit.saturating_sub(in_touch.elapsed());
         let (lease, company) = (left(ROUTE_LEASE), left(ALONE_AFTER));
-        let hold = is_switchover(&database);
+        let hold = is_planned(&database);
         let rule = database.rule.filter(|_| !lease.is_zero());
         let next = Route {
             primary: rule.as_ref().map(|rule| rule.primary),
@@ -338,7 +356,7 @@ async fn lead<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-async fn reach(paths: &Paths, node: NodeId, purpose: u8) -> Result<conclave_net::PeerStream, String> {
+async fn reach(paths: &Paths, node: NodeId, purpose: u8) -> Result<PeerStream, String> {
     let state = Arc::clone(&paths.consensus.state().borrow());
     let record = state
         .nodes()
@@ -364,10 +382,12 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     tokio::select! {
-        // A reset by either side is an end like any other.
-        _ended = copy_bidirectional(left, right) => {}
+        // What has been closed by now passes nothing any more.
+        biased;
         () = closed => {}
         () = shutdown.requested() => {}
+        // A reset by either side is an end like any other.
+        _ended = copy_bidirectional(left, right) => {}
     }
 }
 

@@ -27,6 +27,8 @@ const TROUBLED_PERIOD: Duration = Duration::from_millis(100);
 const CALM_PERIOD: Duration = Duration::from_secs(1);
 /// Between two decisions while a change is under way.
 const FAST_PERIOD: Duration = Duration::from_millis(15);
+/// An election takes no longer: how long a leader was silent before one says nothing.
+const PREDECESSOR_SILENCE_MAX: Duration = Duration::from_millis(600);
 
 /// What came of a question: who was asked, when, and the answer.
 type Answer = (NodeId, Duration, Result<Observation, Silence>);
@@ -40,6 +42,11 @@ pub(crate) struct Shell {
     born: Instant,
     questions: FuturesUnordered<Question>,
     asked: BTreeSet<NodeId>,
+    leads: bool,
+    /// The leader that this node follows.
+    followed: Option<NodeId>,
+    /// While this node leads: who led before it, and since when nobody has heard that one.
+    predecessor: Option<(NodeId, Duration)>,
 }
 
 impl Shell {
@@ -52,6 +59,9 @@ impl Shell {
             born: Instant::now(),
             questions: FuturesUnordered::new(),
             asked: BTreeSet::new(),
+            leads: false,
+            followed: None,
+            predecessor: None,
         }
     }
 
@@ -59,9 +69,13 @@ impl Shell {
         let (mut leadership, mut state) = (self.consensus.leadership(), self.consensus.state());
         let mut own = self.drivers.own.observed();
         while !shutdown.is_requested() {
-            let leads = leadership.borrow_and_update().is_leader;
+            let (leads, leader) = {
+                let leadership = leadership.borrow_and_update();
+                (leadership.is_leader, leadership.leader)
+            };
             state.mark_unchanged();
             let founded = state.borrow().facts().is_some();
+            self.follow(leads, leader);
             let pause = if leads && founded {
                 self.ask();
                 self.act().await
@@ -85,6 +99,20 @@ impl Shell {
             while let Some(Some(answer)) = self.questions.next().now_or_never() {
                 self.take(answer);
             }
+        }
+    }
+
+    /// Remembers whom this node follows. A leader that is succeeded because nobody hears it any more has been silent since before
+    /// its successor could ask it anything.
+    fn follow(&mut self, leads: bool, leader: Option<NodeId>) {
+        if leads != self.leads {
+            self.leads = leads;
+            let silence = self.consensus.leader_silence().unwrap_or_default();
+            let since = self.born.elapsed().saturating_sub(silence.min(PREDECESSOR_SILENCE_MAX));
+            self.predecessor = self.followed.take().filter(|_| leads).map(|id| (id, since));
+        }
+        if !leads && let Some(leader) = leader.filter(|leader| *leader != self.consensus.me()) {
+            self.followed = Some(leader);
         }
     }
 
@@ -121,6 +149,15 @@ impl Shell {
 
     fn take(&mut self, (id, asked, answer): Answer) {
         self.asked.remove(&id);
+        let asked = match self.predecessor.filter(|(predecessor, _)| *predecessor == id) {
+            // From its first answer on it is like any other.
+            Some(_) if answer.is_ok() => {
+                self.predecessor = None;
+                asked
+            }
+            Some((_, silent_since)) => asked.min(silent_since),
+            None => asked,
+        };
         self.answered(id, asked, answer);
     }
 

@@ -268,6 +268,12 @@ impl Driver {
     }
 }
 
+/// Whether the primary is being changed as planned.
+pub(crate) fn is_planned(database: &DatabaseState) -> bool {
+    let change = database.change.as_ref();
+    change.is_some_and(|change| matches!(change.kind, ChangeKind::Switchover(_)))
+}
+
 fn nothing(pledge: u64) -> Observation {
     Observation {
         role: Role::Empty,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use conclave_catalog::database::Lsn;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 
 use super::layout::{COPY_PORT, LOCAL_PORT, Layout};
@@ -13,7 +14,8 @@ use crate::DatabaseError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A server that does not answer its own driver within this is not known to be well.
 const OBSERVE_TIMEOUT: Duration = Duration::from_millis(500);
-const PROMOTE_SECONDS: i32 = 30;
+const PROMOTE_LIMIT: Duration = Duration::from_secs(30);
+const PROMOTE_POLL: Duration = Duration::from_millis(4);
 
 /// What the server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,13 +271,25 @@ impl Session {
             .map_err(|error: conclave_catalog::database::MalformedLsn| DatabaseError::Unexpected(error.to_string()))
     }
 
+    /// Promotes; `false` when that takes too long. The server's own wait looks ten times a second, which clients would feel.
     pub(crate) async fn promote(&self) -> Result<bool, DatabaseError> {
-        let row = self
-            .client
-            .query_one("SELECT pg_promote(true, $1)", &[&PROMOTE_SECONDS])
+        self.client
+            .batch_execute("SELECT pg_promote(false)")
             .await
             .map_err(DatabaseError::query("promote"))?;
-        Ok(row.get(0))
+        let end = Instant::now() + PROMOTE_LIMIT;
+        while Instant::now() < end {
+            let row = self
+                .client
+                .query_one("SELECT pg_is_in_recovery()", &[])
+                .await
+                .map_err(DatabaseError::query("wait for the promotion"))?;
+            if !row.get::<_, bool>(0) {
+                return Ok(true);
+            }
+            tokio::time::sleep(PROMOTE_POLL).await;
+        }
+        Ok(false)
     }
 
     pub(crate) async fn checkpoint(&self) -> Result<(), DatabaseError> {

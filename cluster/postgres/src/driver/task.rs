@@ -9,7 +9,6 @@ use conclave_catalog::database::DatabaseState;
 use conclave_runtime::{Shutdown, Tasks};
 use tokio::time::Instant;
 
-use super::Shared;
 use super::decide::{Ended, Gates, Look, Memory, Step};
 use super::pledge::Goal;
 use super::programs::{Programs, Stop};
@@ -17,6 +16,7 @@ use super::session::{Facts, Session};
 use super::settings::Acknowledgers;
 use super::timelines::Timelines;
 use super::upkeep::Upkeep;
+use super::{Shared, is_planned};
 use crate::DatabaseError;
 
 /// Between two looks at a server that has been brought to where it is to be. What cannot wait so long wakes the task.
@@ -74,10 +74,12 @@ impl Task {
                     false
                 }
             };
-            let urgent = matches!(
-                goal,
-                Goal::Standby { upstream: None, .. } | Goal::Promote { .. } | Goal::Drain { .. }
-            );
+            // In a planned change clients wait until the successor has said that it has received everything.
+            let urgent = is_planned(&database)
+                || matches!(
+                    goal,
+                    Goal::Standby { upstream: None, .. } | Goal::Promote { .. } | Goal::Drain { .. }
+                );
             let pause = match (urgent, rests) {
                 (true, _) => FAST_TICK,
                 (false, false) => TICK,

@@ -1,5 +1,8 @@
 //! Faults of a cluster under load, one after the other: what each does, and what must be true once it is over.
 
+mod fault;
+mod network;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +16,8 @@ use rand::{Rng, SeedableRng};
 use crate::frozen::Frozen;
 use crate::hosts::Hosts;
 use crate::ledger::{Access, Ledger};
-use crate::{TestCluster, within};
+use crate::{TestCluster, clocks, within};
+pub use fault::{ALL, Fault, OF_FIVE, SELECTION};
 
 /// How long writes may be away. The goals are far below; a busy machine that runs debug builds gets time.
 const WRITES: Duration = Duration::from_secs(40);
@@ -27,118 +31,10 @@ const NOISE_UNTIL_FULL: u32 = 80;
 const NOISE_FOR_STANDBY: u32 = 20;
 /// What the clients write in the moments between two looks.
 const LAG_MAX_BYTES: i64 = 4 << 20;
+/// Clocks jump by so many seconds.
+const HOUR: i64 = 3600;
 /// A statement that takes longer is stuck.
 const STEP: Duration = Duration::from_secs(4);
-const NODES: [u8; 3] = [1, 2, 3];
-
-/// What goes wrong. Where a node is meant and not named, it is the primary's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// SIGKILL of PostgreSQL.
-    KillPostgres,
-    /// SIGKILL of the manager.
-    KillManager,
-    /// SIGKILL of all that runs on the node.
-    KillNode,
-    /// The same of a standby.
-    KillStandby,
-    /// The same of all three nodes.
-    KillAll,
-    /// The node is killed, and its successor as soon as it has acknowledged a write.
-    KillSuccessor,
-    /// PostgreSQL is killed, and its successor's as soon as that has acknowledged a write.
-    KillSuccessorPostgres,
-    /// SIGSTOP of the manager for seconds.
-    PauseManager,
-    /// SIGSTOP of the manager for a moment.
-    BlinkManager,
-    /// SIGSTOP of a standby's manager.
-    PauseStandbyManager,
-    /// SIGSTOP of PostgreSQL for seconds.
-    PausePostgres,
-    /// SIGSTOP of a standby's PostgreSQL.
-    PauseStandbyPostgres,
-    /// The node and the others do not hear each other.
-    Isolate,
-    /// The same with a standby.
-    IsolateStandby,
-    /// The node hears the others, and they do not hear it.
-    Mute,
-    /// The node hears nobody, and is heard.
-    Deaf,
-    /// One standby does not hear the node.
-    MuteToOne,
-    /// The node and one standby do not hear each other; both see the third.
-    Bridge,
-    /// The standbys do not hear each other; both see the primary.
-    BridgeByPrimary,
-    /// The node is cut off and mended, again and again.
-    Flap,
-    /// One direction of one link comes and goes.
-    FlapOneWay,
-    /// The network cable is pulled: clients do not reach the node either.
-    Unplug,
-    /// A standby's data directory is gone.
-    WipeStandby,
-    /// A standby's data directory is damaged.
-    DamageStandby,
-    /// No space is left on the node.
-    FillDisk,
-    /// No space is left on a standby's node.
-    FillStandbyDisk,
-}
-
-/// Every fault.
-pub const ALL: [Fault; 26] = [
-    Fault::KillPostgres,
-    Fault::KillManager,
-    Fault::KillNode,
-    Fault::KillStandby,
-    Fault::KillAll,
-    Fault::KillSuccessor,
-    Fault::KillSuccessorPostgres,
-    Fault::PauseManager,
-    Fault::BlinkManager,
-    Fault::PauseStandbyManager,
-    Fault::PausePostgres,
-    Fault::PauseStandbyPostgres,
-    Fault::Isolate,
-    Fault::IsolateStandby,
-    Fault::Mute,
-    Fault::Deaf,
-    Fault::MuteToOne,
-    Fault::Bridge,
-    Fault::BridgeByPrimary,
-    Fault::Flap,
-    Fault::FlapOneWay,
-    Fault::Unplug,
-    Fault::WipeStandby,
-    Fault::DamageStandby,
-    Fault::FillDisk,
-    Fault::FillStandbyDisk,
-];
-
-/// What a change that every push has to pass is tried with.
-pub const SELECTION: [Fault; 7] = [
-    Fault::KillPostgres,
-    Fault::KillNode,
-    Fault::PauseManager,
-    Fault::Isolate,
-    Fault::Mute,
-    Fault::Bridge,
-    Fault::WipeStandby,
-];
-
-impl Fault {
-    /// Whether another node must have become primary.
-    fn deposes(self) -> bool {
-        use Fault::{Deaf, Isolate, KillManager, KillNode, Mute, PauseManager, PausePostgres, Unplug};
-        matches!(
-            self,
-            KillManager | KillNode | PauseManager | PausePostgres | Isolate | Mute | Deaf | Unplug
-        )
-    }
-}
 
 /// A cluster under load that things happen to.
 pub struct Drill {
@@ -150,20 +46,24 @@ pub struct Drill {
     hosts: Hosts,
 }
 
-/// Runs these faults on a new cluster, in an order that the seed gives: `CONCLAVE_CHAOS_SEED`, or one that is printed.
+/// Runs these faults on a new cluster of so many nodes, in an order that the seed gives: `CONCLAVE_CHAOS_SEED`, or one that is printed.
 /// `CONCLAVE_CHAOS_FAULTS=KillNode,Flap` runs those instead, in that order.
 ///
 /// # Panics
 /// When something is not as it must be.
-pub fn run(faults: &[Fault]) {
-    let Some(hosts) = Hosts::new(3) else { return };
+pub fn run(nodes: u8, faults: &[Fault]) {
+    let Some(hosts) = Hosts::new(nodes) else { return };
     let asked = std::env::var("CONCLAVE_CHAOS_SEED").ok();
     let seed = asked.map_or_else(rand::random, |text| text.parse().expect("the seed is a number"));
     let mut random = StdRng::seed_from_u64(seed);
     let mut faults = faults.to_vec();
     faults.shuffle(&mut random);
     if let Ok(names) = std::env::var("CONCLAVE_CHAOS_FAULTS") {
-        let find = |name: &str| ALL.into_iter().find(|fault| format!("{fault:?}") == name);
+        let find = |name: &str| {
+            ALL.into_iter()
+                .chain(OF_FIVE)
+                .find(|fault| format!("{fault:?}") == name)
+        };
         let named = names.split(',').map(|name| find(name).expect("a fault of that name"));
         faults = named.collect();
     }
@@ -227,12 +127,14 @@ impl Drill {
     /// Does it, and waits until writes go on wherever they must.
     async fn strike(&self, fault: Fault, primary: u8) -> Result<(), String> {
         let cluster = &self.test.cluster;
-        let (standby, third) = self.others(primary);
-        let survivors = [standby, third];
+        let others = self.others(primary);
+        let standby = others[0];
+        let (nodes, survivors) = (self.nodes(), others.clone());
+        let but = |away: u8| -> Vec<u8> { nodes.iter().copied().filter(|number| *number != away).collect() };
         match fault {
             Fault::KillPostgres => {
                 kill(cluster.postmaster(primary)).await;
-                self.writes(&NODES).await
+                self.writes(&nodes).await
             }
             Fault::KillManager => {
                 kill(cluster.manager(primary)).await;
@@ -244,12 +146,12 @@ impl Drill {
             }
             Fault::KillStandby => {
                 self.kill_node(standby).await;
-                self.writes(&[primary, third]).await
+                self.writes(&but(standby)).await
             }
             Fault::KillAll => {
-                futures::future::join_all(NODES.map(|number| self.kill_node(number))).await;
+                futures::future::join_all(nodes.iter().map(|number| self.kill_node(*number))).await;
                 self.heal().await?;
-                self.writes(&NODES).await
+                self.writes(&nodes).await
             }
             Fault::KillSuccessor => {
                 self.kill_node(primary).await;
@@ -257,14 +159,21 @@ impl Drill {
                 let successor = self.primary().await?;
                 self.kill_node(successor).await;
                 self.start(primary).await?;
-                let others: Vec<u8> = NODES.into_iter().filter(|number| *number != successor).collect();
-                self.writes(&others).await
+                self.writes(&but(successor)).await
+            }
+            Fault::KillTwo => {
+                self.kill_node(primary).await;
+                self.writes(&survivors).await?;
+                let successor = self.primary().await?;
+                self.kill_node(successor).await;
+                let left: Vec<u8> = survivors.into_iter().filter(|number| *number != successor).collect();
+                self.writes(&left).await
             }
             Fault::KillSuccessorPostgres => {
                 kill(cluster.postmaster(primary)).await;
                 self.writes(&survivors).await?;
                 kill(cluster.postmaster(self.primary().await?)).await;
-                self.writes(&NODES).await
+                self.writes(&nodes).await
             }
             Fault::PauseManager => {
                 self.stop(cluster.manager(primary));
@@ -277,25 +186,25 @@ impl Drill {
                 self.stop(cluster.manager(primary));
                 self.hold(50..900).await;
                 self.resume();
-                self.writes(&NODES).await
+                self.writes(&nodes).await
             }
             Fault::PauseStandbyManager => {
                 self.stop(cluster.manager(standby));
-                self.writes(&[primary, third]).await?;
+                self.writes(&but(standby)).await?;
                 self.hold(500..6000).await;
                 self.resume();
                 Ok(())
             }
             Fault::PausePostgres => {
                 self.stop_postgres(primary);
-                self.writes(&NODES).await?;
+                self.writes(&nodes).await?;
                 self.hold(500..4000).await;
                 self.resume();
                 Ok(())
             }
             Fault::PauseStandbyPostgres => {
                 self.stop_postgres(standby);
-                self.writes(&NODES).await?;
+                self.writes(&nodes).await?;
                 self.hold(500..6000).await;
                 self.resume();
                 Ok(())
@@ -309,7 +218,7 @@ impl Drill {
                     std::fs::write(data.join("global/pg_control"), [0; 8192])
                 };
                 done.map_err(|error| error.to_string())?;
-                self.writes(&[primary, third]).await
+                self.writes(&but(standby)).await
             }
             Fault::FillDisk => {
                 let filler = self.fill(primary)?;
@@ -321,72 +230,21 @@ impl Drill {
             Fault::FillStandbyDisk => {
                 let filler = self.fill(standby)?;
                 self.use_log(NOISE_FOR_STANDBY).await;
-                self.writes(&[primary, third]).await?;
+                self.writes(&but(standby)).await?;
                 self.hold(500..3000).await;
                 std::fs::remove_file(filler).map_err(|error| error.to_string())
             }
-            _ => self.break_network(fault, primary, standby, third).await,
+            Fault::ClockAhead => self.shift_clock(primary, HOUR).await,
+            Fault::ClockBehind => self.shift_clock(primary, -HOUR).await,
+            Fault::StandbyClockAhead => self.shift_clock(standby, HOUR).await,
+            Fault::Switchover => self.switch_over(standby).await,
+            _ => self.break_network(fault, primary, &others).await,
         }
-    }
-
-    async fn break_network(&self, fault: Fault, primary: u8, standby: u8, third: u8) -> Result<(), String> {
-        let survivors = [standby, third];
-        match fault {
-            Fault::IsolateStandby => {
-                self.hosts.isolate(standby);
-                self.writes(&[primary, third]).await?;
-            }
-            Fault::Mute => {
-                survivors.iter().for_each(|other| self.hosts.cut(primary, *other));
-                self.writes(&survivors).await?;
-            }
-            Fault::Deaf => {
-                survivors.iter().for_each(|other| self.hosts.cut(*other, primary));
-                self.writes(&survivors).await?;
-            }
-            Fault::MuteToOne => {
-                self.hosts.cut(primary, standby);
-                self.writes(&[third]).await?;
-            }
-            Fault::Bridge => {
-                self.hosts.cut_both(primary, standby);
-                self.writes(&[third]).await?;
-            }
-            Fault::BridgeByPrimary => {
-                self.hosts.cut_both(standby, third);
-                self.writes(&[primary]).await?;
-            }
-            Fault::Flap | Fault::FlapOneWay => {
-                for _ in 0..6 {
-                    if fault == Fault::Flap {
-                        self.hosts.isolate(primary);
-                    } else {
-                        self.hosts.cut(standby, primary);
-                    }
-                    self.hold(100..1500).await;
-                    self.hosts.mend();
-                    self.hold(100..1500).await;
-                }
-                return self.writes(&NODES).await;
-            }
-            Fault::Unplug => {
-                self.hosts.unplug(primary);
-                self.writes(&survivors).await?;
-            }
-            _ => {
-                self.hosts.isolate(primary);
-                self.writes(&survivors).await?;
-            }
-        }
-        self.hold(500..5000).await;
-        self.hosts.mend();
-        self.hosts.plug(primary);
-        Ok(())
     }
 
     /// All that outside help does: what has ended is started, as a service manager would.
     async fn heal(&self) -> Result<(), String> {
-        for number in NODES {
+        for number in self.nodes() {
             self.start(number).await?;
         }
         Ok(())
@@ -412,7 +270,7 @@ impl Drill {
 
     /// All nodes are well and say so, one of them is primary, the others receive from it, and everybody's clients write.
     async fn settled(&self, since: Instant) -> Result<(), String> {
-        for number in NODES {
+        for number in self.nodes() {
             let healthy = self.test.cluster.wait_healthy(number, HEALED).await;
             healthy.map_err(|error| format!("node{number} does not see all well: {error}"))?;
         }
@@ -423,19 +281,19 @@ impl Drill {
                 ELSE pg_current_wal_flush_lsn() END, '0/0')::bigint";
         let fit = within(HEALED, || async {
             let (mut roles, mut ends) = (BTreeMap::new(), Vec::new());
-            for number in NODES {
+            for number in self.nodes() {
                 let row = access.locally(number).await.ok()?.query_one(sql, &[]).await.ok()?;
                 let role: (bool, bool) = (row.get(0), row.get(1));
                 *roles.entry(role).or_insert(0) += 1;
                 ends.push(row.get::<_, Option<i64>>(2)?);
             }
             let lag = ends.iter().max()?.saturating_sub(*ends.iter().min()?);
-            let fits = roles == BTreeMap::from([((false, false), 1), ((true, true), 2)]);
+            let fits = roles == BTreeMap::from([((false, false), 1), ((true, true), self.nodes().len() - 1)]);
             (fits && lag < LAG_MAX_BYTES).then_some(())
         });
         fit.await
-            .ok_or("there are not one primary and two standbys that receive and are close")?;
-        self.ledger.wait_for_writes(&NODES, since, WRITES).await
+            .ok_or("there are not one primary and standbys that all receive and are close")?;
+        self.ledger.wait_for_writes(&self.nodes(), since, WRITES).await
     }
 
     async fn writes(&self, nodes: &[u8]) -> Result<(), String> {
@@ -445,7 +303,7 @@ impl Drill {
     /// The primary of the rule in force, by any node that knows.
     async fn primary(&self) -> Result<u8, String> {
         let found = within(WRITES, || async {
-            for number in NODES {
+            for number in self.nodes() {
                 let status = self.test.client(number).get_status("/v1/cluster/status").await;
                 let Ok(status) = status else { continue };
                 let id = status["database"]["primary"].as_u64();
@@ -458,10 +316,16 @@ impl Drill {
         found.await.ok_or_else(|| "no node knows a primary".to_owned())
     }
 
-    /// The other two, in an order that the seed gives.
-    fn others(&self, primary: u8) -> (u8, u8) {
-        let (one, two) = (primary % 3 + 1, (primary + 1) % 3 + 1);
-        if self.random().random() { (one, two) } else { (two, one) }
+    fn nodes(&self) -> Vec<u8> {
+        self.ledger.access().numbers()
+    }
+
+    /// The others, in an order that the seed gives.
+    fn others(&self, node: u8) -> Vec<u8> {
+        let mut others = self.nodes();
+        others.retain(|other| *other != node);
+        others.shuffle(&mut *self.random());
+        others
     }
 
     fn random(&self) -> std::sync::MutexGuard<'_, StdRng> {
@@ -493,11 +357,38 @@ impl Drill {
         self.frozen().resume();
     }
 
+    /// A clock that jumps is no reason for anything: who writes through whichever node goes on.
+    async fn shift_clock(&self, number: u8, seconds: i64) -> Result<(), String> {
+        let node = self.test.cluster.layout().node(number).dir;
+        for shift in [seconds, 0] {
+            clocks::set(&node, shift).map_err(|error| error.to_string())?;
+            tokio::time::sleep(clocks::TAKES_EFFECT).await;
+            self.hold(500..5000).await;
+            self.writes(&self.nodes()).await?;
+        }
+        Ok(())
+    }
+
+    /// What is under way is finished, and what comes waits: no statement is without an answer.
+    async fn switch_over(&self, to: u8) -> Result<(), String> {
+        let before = self.ledger.unknown();
+        let test = &self.test;
+        let name = format!("node{to}");
+        tokio::task::block_in_place(|| test.conclave(to, &["cluster", "set-active", &name]))?;
+        self.writes(&self.nodes()).await?;
+        match self.ledger.unknown() - before {
+            0 => Ok(()),
+            unknown => Err(format!(
+                "{unknown} statements were left without an answer by a planned change"
+            )),
+        }
+    }
+
     /// Makes the primary begin so many segments of its log, or as many as it can: those that it keeps for later use need no space.
     async fn use_log(&self, segments: u32) {
         // No table, which would need space of its own.
         let noise = "SELECT pg_logical_emit_message(false, 'noise', 'noise')";
-        for number in NODES {
+        for number in self.nodes() {
             let Ok(client) = self.ledger.access().through(number).await else {
                 continue;
             };
