@@ -9,6 +9,7 @@ use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// The proxy's standard port.
 const PORT: u16 = 5432;
+const NOT_CONNECTED: &str = "no connection: ";
 /// Longer than the proxy lets a client wait for a primary.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -39,10 +40,14 @@ impl DatabaseClient {
     /// Runs statements on a connection of their own; the first column of all rows.
     ///
     /// # Errors
-    /// What the server or the proxy said; the outcome is unknown then.
+    /// What the server or the proxy said; the outcome is unknown then, unless [`not_begun`] knows it.
     pub async fn run(&self, statements: &str) -> Result<Vec<String>, String> {
         let work = async {
-            let (client, connection) = self.config.connect(NoTls).await.map_err(|error| shown(&error))?;
+            let (client, connection) = self
+                .config
+                .connect(NoTls)
+                .await
+                .map_err(|error| format!("{NOT_CONNECTED}{}", shown(&error)))?;
             let asking = async {
                 let messages = client.simple_query(statements).await.map_err(|error| shown(&error))?;
                 let first = |message: &SimpleQueryMessage| match message {
@@ -60,6 +65,13 @@ impl DatabaseClient {
             .await
             .unwrap_or_else(|_| Err("no answer".to_owned()))
     }
+}
+
+/// Whether a failed statement is known not to have been begun: nobody was there to ask, or a node whose manager is being stopped
+/// said so. It can be asked of another.
+#[must_use]
+pub fn not_begun(error: &str) -> bool {
+    error.starts_with(NOT_CONNECTED) || error.contains("use another node")
 }
 
 fn shown(error: &tokio_postgres::Error) -> String {

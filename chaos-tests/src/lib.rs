@@ -23,7 +23,7 @@ use conclave_localcluster::{FIRST_ADDRESS, Layout, LocalCluster, Progress, RestC
 use serde_json::{Value, json};
 
 pub use consul::ConsulClient;
-pub use database::DatabaseClient;
+pub use database::{DatabaseClient, not_begun};
 use hosts::{FIRST_HOST, Hosts};
 pub use python::python_program;
 

@@ -8,14 +8,14 @@ use std::time::Duration;
 use conclave_net::{NetError, OutsideConnector};
 use conclave_runtime::{Shutdown, Tasks};
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
 
 use crate::DatabaseError;
-use crate::network::tell_refused;
+use crate::network::{Clients, STOPPING, Talk, farewell, serve, tell_refused};
 
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -71,6 +71,7 @@ pub struct ExternalStatus {
 #[derive(Clone)]
 pub struct ExternalDatabase {
     status: watch::Receiver<ExternalStatus>,
+    clients: Clients,
 }
 
 impl ExternalDatabase {
@@ -100,7 +101,9 @@ impl ExternalDatabase {
         let address = proxy
             .local_addr()
             .map_err(DatabaseError::file("listen on", "the proxy's address"))?;
-        tasks.spawn("external database proxy", serve(way, proxy, tasks.clone()));
+        let clients = Clients::new();
+        let accepting = accept(way, proxy, clients.clone(), tasks.clone());
+        tasks.spawn("external database proxy", accepting);
         let watcher = Watcher {
             options,
             proxy: address,
@@ -108,7 +111,12 @@ impl ExternalDatabase {
             link: None,
         };
         tasks.spawn("external database watcher", watcher.run(tasks.shutdown()));
-        Ok(Self { status: shown })
+        Ok(Self { status: shown, clients })
+    }
+
+    /// Lets nobody in through this node any more, and everybody finish the transaction that he is in.
+    pub async fn drain(&self) {
+        self.clients.drain(crate::DRAIN_LIMIT).await;
     }
 
     /// How it is.
@@ -156,22 +164,23 @@ impl Way {
     }
 }
 
-async fn serve(way: Way, listener: TcpListener, tasks: Tasks) {
+async fn accept(way: Way, listener: TcpListener, clients: Clients, tasks: Tasks) {
     let shutdown = tasks.shutdown();
     while let Some(accepted) = shutdown.run_until(listener.accept()).await {
         let Ok((client, _)) = accepted else { continue };
         if client.set_nodelay(true).is_err() {
             continue;
         }
-        let (way, shutdown) = (way.clone(), shutdown.clone());
+        let (way, clients, shutdown) = (way.clone(), clients.clone(), shutdown.clone());
         tasks.spawn("external database connection", async move {
             // A client that leaves is an end like any other.
-            let _left = shutdown.run_until(lead(&way, client)).await;
+            let _left = shutdown.run_until(lead(&way, client, &clients, &shutdown)).await;
         });
     }
 }
 
-async fn lead(way: &Way, mut client: TcpStream) -> std::io::Result<()> {
+async fn lead(way: &Way, mut client: TcpStream, clients: &Clients, shutdown: &Shutdown) -> std::io::Result<()> {
+    let _entered = clients.enter();
     let mut start = [0; 8];
     loop {
         client.read_exact(&mut start).await?;
@@ -183,10 +192,22 @@ async fn lead(way: &Way, mut client: TcpStream) -> std::io::Result<()> {
     }
     let end = Instant::now() + WAIT;
     loop {
+        if clients.is_stopping() {
+            tell_refused(&mut client, STOPPING).await;
+            return Ok(());
+        }
         match way.reach().await {
             Ok(mut server) => {
                 server.write_all(&start).await?;
-                return copy_bidirectional(&mut client, &mut server).await.map(drop);
+                let mut talk = Talk::default();
+                talk.ask(&start);
+                let never = std::future::pending();
+                let leaves = serve((&mut client, talk), &mut server, clients, None, never, shutdown).await;
+                drop(server);
+                if let Some(why) = leaves {
+                    farewell(&mut client, why).await;
+                }
+                return Ok(());
             }
             Err(why) if Instant::now() >= end => {
                 tell_refused(&mut client, &why).await;

@@ -34,7 +34,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use driver::{Driver, DriverOptions};
-use network::Network;
+use network::{Clients, Network};
 use service::Drivers;
 use shell::Shell;
 
@@ -45,6 +45,8 @@ pub use local::LocalServer;
 pub use offline::StoppedDatabase;
 
 const CONFIRM_RETRY: Duration = Duration::from_millis(20);
+/// How long clients may finish their transactions when the manager stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// The superuser that owns the manager's database.
 pub const USER: &str = "conclave";
@@ -100,6 +102,7 @@ pub struct Database {
     driver: Driver,
     consensus: Consensus,
     local: LocalServer,
+    clients: Clients,
 }
 
 /// What the status API shows.
@@ -147,6 +150,7 @@ impl Database {
             password: password(&options.identity),
             data: layout.data.clone(),
         };
+        let clients = Clients::new();
         let network = Network {
             consensus: consensus.clone(),
             driver: driver.clone(),
@@ -154,6 +158,7 @@ impl Database {
             connector: PeerConnector::new(&options.identity)?,
             tls: ServerTls::for_peers(&options.identity)?,
             client_wait: options.client_wait,
+            clients: clients.clone(),
         };
         network.start(options.proxy, options.relay, tasks)?;
         let drivers = Drivers {
@@ -171,6 +176,7 @@ impl Database {
                 driver,
                 consensus: consensus.clone(),
                 local,
+                clients,
             },
             router,
         ))
@@ -180,6 +186,11 @@ impl Database {
     /// clients see a pause.
     pub fn restart(&self) {
         self.driver.restart();
+    }
+
+    /// Lets nobody in through this node any more, and everybody finish the transaction that he is in.
+    pub async fn drain(&self) {
+        self.clients.drain(DRAIN_LIMIT).await;
     }
 
     /// This node's own server.

@@ -83,6 +83,14 @@ impl Base {
         }
     }
 
+    /// Lets no client in through this node any more, and everybody finish.
+    pub(crate) async fn drain(&self) {
+        match self {
+            Self::Own(database) => database.drain().await,
+            Self::External(database) => database.drain().await,
+        }
+    }
+
     /// Whether what writes has to wait: see [`Database::holds`]. With another's database nothing is planned here.
     pub(crate) fn holds(&self, tasks: &Tasks) -> watch::Receiver<bool> {
         if let Self::Own(database) = self {

@@ -128,7 +128,8 @@ pub async fn run(config: NodeConfig, program: &Path) -> Result<Ended> {
     );
     // Substrate and services stop one after the other: nothing loses the database that it still writes to.
     let (substrate, services) = (Tasks::new("substrate"), Tasks::new("services"));
-    let (consensus, mut restart) = start_node(&config, program, identity, listeners, &substrate, &services).await?;
+    let (consensus, database, mut restart) =
+        start_node(&config, program, identity, listeners, &substrate, &services).await?;
     let mut ended = Ended::Stopped;
     tokio::select! {
         signal = wait_for_signal() => signal?,
@@ -140,6 +141,7 @@ pub async fn run(config: NodeConfig, program: &Path) -> Result<Ended> {
     tracing::info!("stopping");
     let orderly = async {
         services.stop(STOP_DEADLINE).await;
+        database.drain().await;
         let report = substrate.stop(STOP_DEADLINE).await;
         consensus.stop().await;
         report
@@ -203,7 +205,7 @@ async fn start_node(
     listeners: Listeners,
     substrate: &Tasks,
     services: &Tasks,
-) -> Result<(Consensus, watch::Receiver<bool>)> {
+) -> Result<(Consensus, Base, watch::Receiver<bool>)> {
     let reporter = Arc::new(OnceLock::<Reporter>::new());
     let source = Arc::clone(&reporter);
     let options = StartOptions {
@@ -321,7 +323,7 @@ async fn start_node(
             services.shutdown(),
         ),
     );
-    Ok((consensus, restart))
+    Ok((consensus, database, restart))
 }
 
 fn start_executor(

@@ -1,7 +1,9 @@
 //! Who is let in to this node's server as a client, while it is about to be closed as planned.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::sync::watch;
 
 /// Counts the clients that come through the network layer. The server itself does not show those that are still logging in.
 #[derive(Debug, Clone, Default)]
@@ -12,7 +14,7 @@ pub(crate) struct Admission {
 #[derive(Debug, Default)]
 struct Inner {
     admitted: AtomicI64,
-    closing: AtomicBool,
+    closing: watch::Sender<bool>,
 }
 
 /// A client that was let in; it is gone when this is dropped.
@@ -35,12 +37,18 @@ impl Admission {
         let admitted = Admitted {
             inner: Arc::clone(&self.inner),
         };
-        (!self.inner.closing.load(Ordering::SeqCst)).then_some(admitted)
+        (!*self.inner.closing.borrow()).then_some(admitted)
     }
 
     /// Lets nobody in from now on, or anybody again.
     pub(crate) fn set_closing(&self, closing: bool) {
-        self.inner.closing.store(closing, Ordering::SeqCst);
+        let changed = |old: &mut bool| std::mem::replace(old, closing) != closing;
+        self.inner.closing.send_if_modified(changed);
+    }
+
+    /// Whether nobody is let in: whoever is in leaves then, as soon as he has finished.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.inner.closing.subscribe()
     }
 
     /// How many are in.

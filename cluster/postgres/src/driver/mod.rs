@@ -185,6 +185,11 @@ impl Driver {
         self.shared.admission.admit()
     }
 
+    /// Whether the server is about to be closed to clients.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.shared.admission.closing()
+    }
+
     /// The process id of the running server.
     pub(crate) fn process(&self) -> Option<i32> {
         self.shared.data.postmaster()

@@ -27,8 +27,9 @@ const TICK: Duration = Duration::from_millis(100);
 const FAST_TICK: Duration = Duration::from_millis(15);
 pub(super) const STOP_LIMIT: Duration = Duration::from_secs(20);
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long clients may finish what they are at before a planned change cuts them off.
-const DRAIN_GRACE: Duration = Duration::from_millis(250);
+/// How long clients may finish what they are at before a planned change cuts them off. Each is made to leave after the transaction
+/// that it is in, so that few take as long.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// A checkpoint may be part of it.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(30);
 const MARKER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -347,8 +348,7 @@ impl Task {
         let (_, since) = *self.draining.get_or_insert_with(|| (epoch, Instant::now()));
         self.shared.admission.set_closing(true);
         let (connected, busy) = session.clients().await?;
-        let logging_in = self.shared.admission.admitted() > connected;
-        if (busy > 0 || logging_in) && since.elapsed() < DRAIN_GRACE {
+        if (busy > 0 || self.shared.admission.admitted() > 0) && since.elapsed() < DRAIN_GRACE {
             return Ok(());
         }
         self.memory.closed();

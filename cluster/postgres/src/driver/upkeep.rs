@@ -164,9 +164,8 @@ impl Task {
         self.shared.admission.set_closing(true);
         let since = Instant::now();
         loop {
-            let (connected, busy) = session.clients().await?;
-            let logging_in = self.shared.admission.admitted() > connected;
-            if (busy == 0 && !logging_in) || since.elapsed() >= RESTART_GRACE {
+            let (_, busy) = session.clients().await?;
+            if (busy == 0 && self.shared.admission.admitted() == 0) || since.elapsed() >= RESTART_GRACE {
                 break;
             }
             tokio::time::sleep(DRAIN_LOOK).await;

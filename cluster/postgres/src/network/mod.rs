@@ -10,6 +10,9 @@
 //! Each connection lives as long as its gate is open: when the rule changes, when this node pledges, or when this process
 //! stops, it is cut. A manager that hangs takes its PostgreSQL off the network with it.
 
+mod passage;
+mod talk;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,13 +22,15 @@ use conclave_catalog::NodeId;
 use conclave_consensus::Consensus;
 use conclave_net::{PeerConnector, PeerIdentity, PeerStream, ServerTls, accept_peers};
 use conclave_runtime::{Shutdown, Tasks};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::DatabaseError;
 use crate::driver::{Driver, Gates, Layout, is_planned};
+use passage::join;
+pub(crate) use passage::{Clients, STOPPING, Talk, farewell, serve, tell_refused};
 
 /// How long a node that has lost touch with the majority goes on leading clients to the primary that it knows.
 const ROUTE_LEASE: Duration = Duration::from_millis(1500);
@@ -65,6 +70,7 @@ pub(crate) struct Network {
     pub(crate) tls: ServerTls,
     /// How long a new client waits for a primary before it is told that there is none.
     pub(crate) client_wait: Duration,
+    pub(crate) clients: Clients,
 }
 
 /// Where clients are led.
@@ -85,6 +91,7 @@ struct Paths {
     connector: PeerConnector,
     local: PathBuf,
     client_wait: Duration,
+    clients: Clients,
 }
 
 impl Network {
@@ -96,6 +103,7 @@ impl Network {
             connector: self.connector,
             local: self.layout.local_socket(),
             client_wait: self.client_wait,
+            clients: self.clients,
         };
         start_relay(&paths, relay, self.tls, tasks);
         start_upstream(&paths, &self.layout.upstream_socket(), true, tasks)?;
@@ -162,7 +170,17 @@ async fn relay<S: AsyncRead + AsyncWrite + Unpin>(
         };
         tokio::select! { () = shut => {}, () = removed => {} }
     };
-    join(&mut peer, &mut local, closed, shutdown).await;
+    if purpose != FOR_CLIENTS {
+        join(&mut peer, &mut local, closed, shutdown).await;
+        return Ok(());
+    }
+    let _entered = paths.clients.enter();
+    let (client, closing) = ((&mut peer, Talk::default()), Some(paths.driver.closing()));
+    let leaves = serve(client, &mut local, &paths.clients, closing, closed, shutdown).await;
+    drop((local, admitted));
+    if let Some(why) = leaves {
+        farewell(&mut peer, why).await;
+    }
     Ok(())
 }
 
@@ -294,10 +312,15 @@ async fn proxy<S: AsyncRead + AsyncWrite + Unpin>(
     mut routes: watch::Receiver<Route>,
     shutdown: &Shutdown,
 ) {
+    let _entered = paths.clients.enter();
     let end = Instant::now() + paths.client_wait;
     let mut last = "no primary is known: a failover is under way".to_owned();
     while Instant::now() < end && !shutdown.is_requested() {
         let route = *routes.borrow_and_update();
+        if paths.clients.is_stopping() {
+            last = STOPPING.to_owned();
+            break;
+        }
         if route.alone {
             last = ALONE.to_owned();
             break;
@@ -333,14 +356,19 @@ async fn lead<S: AsyncRead + AsyncWrite + Unpin>(
             () = &mut deposed => Err("the primary that was to be reached has been deposed".into()),
         };
         let mut peer = reached?;
-        join(client, &mut peer, deposed, shutdown).await;
+        let talk = (&mut *client, Talk::default());
+        let leaves = serve(talk, &mut peer, &paths.clients, None, deposed, shutdown).await;
+        drop(peer);
+        if let Some(why) = leaves {
+            farewell(client, why).await;
+        }
         return Ok(());
     }
     let mut gates = paths.driver.gates();
     if gates.borrow_and_update().serving.is_none() {
         return Err("this node is to be primary and is not open yet".into());
     }
-    let Some(_admitted) = paths.driver.admit() else {
+    let Some(admitted) = paths.driver.admit() else {
         return Err("the primary is about to be closed, as planned".into());
     };
     let mut local = UnixStream::connect(&paths.local)
@@ -352,7 +380,12 @@ async fn lead<S: AsyncRead + AsyncWrite + Unpin>(
         };
         tokio::select! { () = deposed => {}, () = shut => {} }
     };
-    join(client, &mut local, closed, shutdown).await;
+    let (talk, closing) = ((&mut *client, Talk::default()), Some(paths.driver.closing()));
+    let leaves = serve(talk, &mut local, &paths.clients, closing, closed, shutdown).await;
+    drop((local, admitted));
+    if let Some(why) = leaves {
+        farewell(client, why).await;
+    }
     Ok(())
 }
 
@@ -375,22 +408,6 @@ async fn reach(paths: &Paths, node: NodeId, purpose: u8) -> Result<PeerStream, S
     }
 }
 
-/// Copies both ways until one side ends, `closed` resolves, or the process stops.
-async fn join<A, B>(left: &mut A, right: &mut B, closed: impl Future<Output = ()>, shutdown: &Shutdown)
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
-    tokio::select! {
-        // What has been closed by now passes nothing any more.
-        biased;
-        () = closed => {}
-        () = shutdown.requested() => {}
-        // A reset by either side is an end like any other.
-        _ended = copy_bidirectional(left, right) => {}
-    }
-}
-
 /// Tells a client in its own protocol that it can't be served (PostgreSQL protocol 3.0, "ErrorResponse", with the
 /// SQLSTATE `cannot_connect_now`).
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, why: &str) {
@@ -399,22 +416,6 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, why: &str) {
         return;
     }
     tell_refused(client, why).await;
-}
-
-/// The same to a client that has said what it wants.
-pub(crate) async fn tell_refused<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, why: &str) {
-    let mut fields = Vec::new();
-    for (field, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', "57P03"), (b'M', why)] {
-        fields.push(field);
-        fields.extend_from_slice(value.as_bytes());
-        fields.push(0);
-    }
-    fields.push(0);
-    let length = u32::try_from(fields.len() + 4).unwrap_or(u32::MAX).to_be_bytes();
-    let message = [b"E", length.as_slice(), &fields].concat();
-    // The client may have left; it is told all that can be told.
-    let _client_left = client.write_all(&message).await;
-    let _client_left = client.shutdown().await;
 }
 
 /// Reads what a client begins with, to its end: what is left unread when the connection closes would reset it, and the client
