@@ -4,12 +4,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 /// In a node's folder: how far its clock is from the machine's.
 const FILE: &str = "clock";
 /// The library looks at the file no more often than that.
-pub const TAKES_EFFECT: Duration = Duration::from_secs(1);
+const CACHED_SECONDS: u32 = 1;
 
 /// A program that starts managers with clocks that can be set; `None` without the library.
 ///
@@ -25,11 +24,10 @@ pub fn starter(program: &Path, folder: &Path) -> Option<PathBuf> {
         "#!/bin/sh\n\
          # A manager is started in its node's folder.\n\
          if [ \"$1\" = manager ]; then\n\
-         \x20   export FAKETIME_TIMESTAMP_FILE=\"$PWD/{FILE}\" FAKETIME_CACHE_DURATION={seconds}\n\
+         \x20   export FAKETIME_TIMESTAMP_FILE=\"$PWD/{FILE}\" FAKETIME_CACHE_DURATION={CACHED_SECONDS}\n\
          \x20   export FAKETIME_DONT_FAKE_MONOTONIC=1 DONT_FAKE_MONOTONIC=1 LD_PRELOAD={library}\n\
          fi\n\
          exec {program} \"$@\"\n",
-        seconds = TAKES_EFFECT.as_secs(),
         library = library.display(),
         program = program.display(),
     );

@@ -116,11 +116,36 @@ impl Access {
 /// # Errors
 /// What the other side said.
 pub async fn open(config: &Config) -> Result<Client, tokio_postgres::Error> {
-    let (client, connection) = config.connect(NoTls).await?;
-    Tasks::new("ledger").spawn("connection", async move {
-        let _ended_or_lost = connection.await;
-    });
-    Ok(client)
+    Ok(Link::open(config).await?.client)
+}
+
+/// A connection of which it is known how it ended.
+struct Link {
+    client: Client,
+    /// What the server said at the end, if it said anything.
+    end: TaskHandle<Option<SqlState>>,
+}
+
+impl Link {
+    async fn open(config: &Config) -> Result<Self, tokio_postgres::Error> {
+        let (client, connection) = config.connect(NoTls).await?;
+        let end = Tasks::new("ledger").spawn("connection", async move {
+            let ended = connection.await;
+            ended.err().and_then(|error| error.code().cloned())
+        });
+        Ok(Self { client, end })
+    }
+
+    /// Whether a statement that failed with `error` is known not to have been done. A server that says that it ends the
+    /// connection has done nothing of what it had not answered before; one that just ends may have.
+    async fn knows(self, error: &tokio_postgres::Error) -> bool {
+        if let Some(code) = error.code() {
+            return *code == SqlState::ADMIN_SHUTDOWN;
+        }
+        drop(self.client);
+        let end = tokio::time::timeout(STATEMENT_LIMIT, self.end.join()).await;
+        matches!(end, Ok(Ok(Some(code))) if code == SqlState::ADMIN_SHUTDOWN)
+    }
 }
 
 /// An acknowledged row.
@@ -143,6 +168,7 @@ struct Book {
     transfers: Vec<i64>,
     wrong: Vec<String>,
     unknown: u64,
+    last_unknown: String,
 }
 
 /// The clients.
@@ -259,10 +285,11 @@ impl Ledger {
         gaps.max().unwrap_or_default()
     }
 
-    /// How many statements have had no answer so far.
+    /// How many statements have had no answer so far, and what their client saw of the last one.
     #[must_use]
-    pub fn unknown(&self) -> u64 {
-        self.shared.book().unknown
+    pub fn unknown(&self) -> (u64, String) {
+        let book = self.shared.book();
+        (book.unknown, book.last_unknown.clone())
     }
 
     /// What the clients have come to: rows and transfers acknowledged, statements without an answer.
@@ -397,28 +424,32 @@ enum Kind {
 }
 
 async fn work(shared: &Shared, number: u8, kind: Kind) {
-    let mut client: Option<Client> = None;
+    let mut link: Option<Link> = None;
     while !shared.stop.load(Ordering::Relaxed) {
         tokio::time::sleep(PACE).await;
         // One that was cut while nothing was asked has failed nobody.
-        let Some(connected) = client.as_mut().filter(|client| !client.is_closed()) else {
-            let connecting = tokio::time::timeout(CONNECT_LIMIT, shared.access.through(number));
-            client = connecting.await.ok().and_then(Result::ok);
+        let Some(mut open) = link.take().filter(|link| !link.client.is_closed()) else {
+            let way = shared.access.way_through(number);
+            let connecting = tokio::time::timeout(CONNECT_LIMIT, Link::open(&way));
+            link = connecting.await.ok().and_then(Result::ok);
             continue;
         };
         let done = match kind {
-            Kind::Rows => tokio::time::timeout(STATEMENT_LIMIT, add(shared, connected, number)).await,
-            Kind::Money => tokio::time::timeout(STATEMENT_LIMIT, transfer(shared, connected)).await,
+            Kind::Rows => tokio::time::timeout(STATEMENT_LIMIT, add(shared, &open.client, number)).await,
+            Kind::Money => tokio::time::timeout(STATEMENT_LIMIT, transfer(shared, &mut open.client)).await,
         };
-        match done {
-            Ok(Ok(())) => {}
-            // Said before anything was done: it is known what became of it.
-            Ok(Err(error)) if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) => client = None,
-            _ => {
-                shared.book().unknown += 1;
-                client = None;
+        let why = match done {
+            Ok(Ok(())) => {
+                link = Some(open);
+                continue;
             }
-        }
+            Ok(Err(error)) if open.knows(&error).await => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        let mut book = shared.book();
+        book.unknown += 1;
+        book.last_unknown = why;
     }
 }
 

@@ -362,26 +362,45 @@ impl Drill {
         let node = self.test.cluster.layout().node(number).dir;
         for shift in [seconds, 0] {
             clocks::set(&node, shift).map_err(|error| error.to_string())?;
-            tokio::time::sleep(clocks::TAKES_EFFECT).await;
+            self.clock_is(number, shift).await?;
             self.hold(500..5000).await;
             self.writes(&self.nodes()).await?;
         }
         Ok(())
     }
 
+    /// Waits until a node's server tells the time that it is to tell.
+    async fn clock_is(&self, number: u8, shift: i64) -> Result<(), String> {
+        let other = self.others(number)[0];
+        let access = self.ledger.access();
+        let time = |number: u8| async move {
+            let sql = "SELECT extract(epoch FROM clock_timestamp())::bigint";
+            let row = access.locally(number).await.ok()?.query_one(sql, &[]).await.ok()?;
+            Some(row.get::<_, i64>(0))
+        };
+        let set = within(WRITES, || async {
+            let ahead = time(number).await? - time(other).await?;
+            ((ahead - shift).abs() < HOUR / 2).then_some(())
+        });
+        set.await
+            .ok_or_else(|| "the clock does not move: is Debian's libfaketime installed?".to_owned())
+    }
+
     /// What is under way is finished, and what comes waits: no statement is without an answer.
     async fn switch_over(&self, to: u8) -> Result<(), String> {
-        let before = self.ledger.unknown();
+        let (before, _) = self.ledger.unknown();
         let test = &self.test;
         let name = format!("node{to}");
         tokio::task::block_in_place(|| test.conclave(to, &["cluster", "set-active", &name]))?;
         self.writes(&self.nodes()).await?;
-        match self.ledger.unknown() - before {
-            0 => Ok(()),
-            unknown => Err(format!(
-                "{unknown} statements were left without an answer by a planned change"
-            )),
+        let (after, last) = self.ledger.unknown();
+        if after == before {
+            return Ok(());
         }
+        let count = after - before;
+        Err(format!(
+            "{count} statements were left without an answer by a planned change: {last}"
+        ))
     }
 
     /// Makes the primary begin so many segments of its log, or as many as it can: those that it keeps for later use need no space.
