@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use conclave_runtime::Tasks;
+use conclave_runtime::{Shutdown, Tasks};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::errors::ClientWriteError;
@@ -39,10 +39,10 @@ pub(crate) struct GroupCommit {
 }
 
 impl GroupCommit {
-    /// Its task ends with the last clone.
+    /// Its task ends when the node stops. Clones stay in many hands until the process ends.
     pub(crate) fn new(raft: Raft, tasks: &Tasks) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING);
-        tasks.spawn("group commit", run(raft, waiting));
+        tasks.spawn("group commit", run(raft, waiting, tasks.shutdown()));
         Self { queue }
     }
 
@@ -57,7 +57,9 @@ impl GroupCommit {
     }
 }
 
-async fn run(raft: Raft, mut waiting: mpsc::Receiver<Waiting>) {
+/// Without a majority a group is never answered, so nobody waits for those under way when the node stops: their outcomes are unknown,
+/// and whoever still wants one asks the next leader under the same request id.
+async fn run(raft: Raft, mut waiting: mpsc::Receiver<Waiting>, shutdown: Shutdown) {
     let mut under_way = FuturesUnordered::new();
     let mut gathered = Vec::new();
     let mut patience = Instant::now();
@@ -70,17 +72,12 @@ async fn run(raft: Raft, mut waiting: mpsc::Receiver<Waiting>) {
         let someone_waits = !gathered.is_empty();
         tokio::select! {
             biased;
+            () = shutdown.requested() => return,
             Some(()) = under_way.next() => {}
-            taken = waiting.recv_many(&mut gathered, WAITING) => {
-                if taken == 0 {
-                    break;
-                }
-            }
+            taken = waiting.recv_many(&mut gathered, WAITING) => if taken == 0 { return },
             () = tokio::time::sleep_until(patience), if someone_waits => {}
         }
     }
-    // Nobody can propose any more. Whoever still waits does so for a group that is under way.
-    while under_way.next().await.is_some() {}
 }
 
 /// Sends a group to Raft and hands its outcomes on.

@@ -14,13 +14,14 @@ use conclave_consensus::{
 use conclave_net::{NodeIdentity, ServerTls, bind, serve};
 use conclave_proto::consensus::ReportRequest;
 use conclave_proto::consensus::membership_client::MembershipClient;
-use conclave_runtime::Tasks;
+use conclave_runtime::{StopReport, Tasks};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A node on a runtime of its own: dropping the runtime drops its connections too, as the end of a process would.
 struct Node {
     runtime: Option<tokio::runtime::Runtime>,
+    tasks: Tasks,
     consensus: Consensus,
     dir: PathBuf,
     address: String,
@@ -36,7 +37,7 @@ impl Node {
             .unwrap();
         let identity = NodeIdentity::load(&identity_dir(&dir)).unwrap();
         let (options_dir, text) = (dir.clone(), address.to_owned());
-        let consensus = runtime.block_on(async move {
+        let (consensus, tasks) = runtime.block_on(async move {
             let tasks = Tasks::new("node");
             let tls = ServerTls::for_peers_and_joiners(&identity).unwrap();
             let listener = bind(format!("{text}:{port}").parse().unwrap()).await.unwrap();
@@ -50,11 +51,11 @@ impl Node {
             };
             let (consensus, routes) = start(options, &tasks).await.unwrap();
             serve(&tasks, "peers", listener, tls, routes.into_router());
-            std::mem::forget(tasks);
-            consensus
+            (consensus, tasks)
         });
         Self {
             runtime: Some(runtime),
+            tasks,
             consensus,
             dir,
             address: address.into(),
@@ -271,6 +272,34 @@ fn five_voters_lose_two_and_go_on() {
         nodes.iter().all(|node| voters(node) == [3, 4, 5])
     });
     nodes[1].put("three").unwrap();
+}
+
+#[test]
+fn a_node_stops_at_once_though_its_proposals_cannot_be_committed() {
+    let root = tempfile::tempdir().unwrap();
+    let one = founded(root.path());
+    let lifetime = Duration::from_secs(60);
+    let mut others: Vec<Node> = ["node2", "node3"]
+        .iter()
+        .map(|name| joining(root.path(), &one, name, &one.token(lifetime)).unwrap())
+        .collect();
+    wait("three voters", || voters(&one) == [1, 2, 3]);
+    one.put("before").unwrap();
+    for other in &mut others {
+        other.kill();
+    }
+    let consensus = one.consensus.clone();
+    let stuck = one.runtime.as_ref().unwrap().spawn(async move {
+        let command = Command::PutSetting {
+            key: "after".into(),
+            value: true.into(),
+        };
+        consensus.propose(command).await
+    });
+    // Whoever else holds the handle does not keep the node from stopping.
+    assert_eq!(one.block_on(one.tasks.stop(DEADLINE)), StopReport::Clean);
+    let outcome = one.block_on(stuck).unwrap();
+    assert!(matches!(outcome, Err(ConsensusError::Unavailable(_))), "{outcome:?}");
 }
 
 #[test]
