@@ -47,6 +47,19 @@ pub fn program() -> PathBuf {
     program
 }
 
+/// The program that a benchmark measures: the one that was asked for, or the one beside the benchmark's own.
+///
+/// # Errors
+/// When it is not there.
+pub fn program_of_bench(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let program = match asked {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe()?.with_file_name("conclave"),
+    };
+    anyhow::ensure!(program.exists(), "{} is not there: use deploy/bench", program.display());
+    Ok(program)
+}
+
 /// The folder of this package in the clone that is tested.
 ///
 /// Asked at run time: clones that share a target folder share the tests' programs.

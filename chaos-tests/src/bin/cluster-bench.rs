@@ -58,11 +58,7 @@ impl Progress for Silent {
 async fn main() -> Result<()> {
     conclave_net::install_crypto_provider();
     let arguments = Arguments::parse();
-    let program = match &arguments.program {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("conclave"),
-    };
-    ensure!(program.exists(), "{} is not there: use deploy/bench", program.display());
+    let program = conclave_chaos_tests::program_of_bench(arguments.program.as_deref())?;
     let root = tempfile::Builder::new().prefix("conclave-bench").tempdir()?;
     open_to_servers(root.path())?;
     let spec = Spec {

@@ -14,7 +14,7 @@ mod trial;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 use conclave_chaos_tests::hosts::Hosts;
 use serde_json::{Value, json};
@@ -66,11 +66,7 @@ enum Who {
 fn main() -> Result<()> {
     conclave_net::install_crypto_provider();
     let arguments = Arguments::parse();
-    let program = match &arguments.program {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("conclave"),
-    };
-    ensure!(program.exists(), "{} is not there: use deploy/bench", program.display());
+    let program = conclave_chaos_tests::program_of_bench(arguments.program.as_deref())?;
     let hosts = Hosts::new(3).context("this benchmark needs root, for its network namespaces")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
