@@ -38,7 +38,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use archive::Archive;
-pub use archive::depot_options;
 use database::Base;
 use messages::Messages;
 use report::Reporter;
