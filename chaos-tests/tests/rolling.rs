@@ -146,6 +146,12 @@ async fn a_rolling_restart_loses_nothing() {
             "whoever supervises it sees one process"
         );
     }
+    for number in 1..=3 {
+        // The settings that a manager reads at its start hold the orders of before, which it has obeyed.
+        let log = std::fs::read_to_string(test.cluster.layout().node(number).log_file()).unwrap();
+        let starts = log.lines().filter(|line| line.contains("node starts")).count();
+        assert_eq!(starts, 2, "node{number} restarts once:\n{log}");
+    }
     let rows = database.run("SELECT n FROM r").await.unwrap();
     let lost: Vec<_> = acknowledged.iter().filter(|n| !rows.contains(&n.to_string())).collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
