@@ -145,6 +145,9 @@ async fn a_rolling_restart_loses_nothing() {
             old["report"]["pid"], new["report"]["pid"],
             "whoever supervises it sees one process"
         );
+        let broker = |node: &Value| node["report"]["parts"]["broker"]["details"]["broker"]["pid"].clone();
+        assert!(broker(old).is_number(), "{old}");
+        assert_eq!(broker(old), broker(new), "nothing has changed for the broker");
     }
     for number in 1..=3 {
         // The settings that a manager reads at its start hold the orders of before, which it has obeyed.
