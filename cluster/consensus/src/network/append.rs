@@ -27,7 +27,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connecting, and the stream's first answer header.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<Group>, RPCError<Group>>>;
+pub(super) type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<Group>, RPCError<Group>>>;
 
 pub(super) async fn stream<'s, S>(
     mut client: RaftClient<Channel>,

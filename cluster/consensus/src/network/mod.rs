@@ -1,9 +1,11 @@
 //! Raft's messages to the other members.
 //!
-//! Appends go through one stream per member without waiting for their answers ([`append`]); snapshots go from the file into
+//! Appends go through one stream per member without waiting for their answers ([`append`]), heartbeats through another
+//! ([`heartbeats`]); snapshots go from the file into
 //! a stream of frames ([`snapshot`]).
 
 mod append;
+mod heartbeats;
 pub(crate) mod purged;
 mod snapshot;
 
@@ -126,6 +128,8 @@ impl Links {
         };
         Link {
             client,
+            lane,
+            heartbeats: None,
             log: self.log.clone(),
             spent: spent.clone(),
         }
@@ -135,6 +139,9 @@ impl Links {
 /// One lane to one member.
 pub(crate) struct Link {
     client: Result<RaftClient<Channel>, String>,
+    lane: Lane,
+    /// The stream that the heartbeats go through, while it stands.
+    heartbeats: Option<heartbeats::Standing>,
     log: LogStore,
     /// What its appends take.
     spent: Spent,
@@ -203,6 +210,10 @@ impl RaftNetworkV2<Group> for Link {
     {
         let client = self.client().cloned();
         let (log, spent) = (self.log.clone(), self.spent.clone());
+        if self.lane == Lane::Heartbeat {
+            let standing = &mut self.heartbeats;
+            return Box::pin(async move { Ok(heartbeats::stream(standing, client?, input, spent)) });
+        }
         let (input, stuck) = purged::until_stuck(input, move |previous| log.has_purged_after(previous));
         Box::pin(async move { append::stream(client?, input, stuck, spent, option).await })
     }
