@@ -56,9 +56,11 @@ impl DatabaseClient {
                 };
                 Ok(messages.iter().filter_map(first).collect())
             };
+            tokio::pin!(asking);
             tokio::select! {
-                result = asking => result,
-                _ended = connection => Err("the connection was lost".to_owned()),
+                result = &mut asking => result,
+                // The answer may have come with the end, and stands then: without one, this says so at once.
+                _ended = connection => asking.await,
             }
         };
         tokio::time::timeout(LIMIT, work)

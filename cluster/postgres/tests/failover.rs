@@ -162,9 +162,11 @@ impl Node {
                     })
                     .collect())
             };
+            tokio::pin!(work);
             tokio::select! {
-                result = work => result,
-                _ = connection => Err("the connection was lost".into()),
+                result = &mut work => result,
+                // The answer may have come with the end, and stands then: without one, this says so at once.
+                _ = connection => work.await,
                 () = tokio::time::sleep(limit) => Err("no answer".into()),
             }
         })
