@@ -289,23 +289,64 @@ impl Builder<'_> {
             };
             units.entry(live.version).or_default().push(job);
         }
-        for (version, mut jobs) in self.puts {
+        for (version, mut jobs) in std::mem::take(&mut self.puts) {
             // Folders first, and parents before children.
             jobs.sort_by_key(|job| !matches!(job, Job::Folder { .. }));
             units.entry(version).or_default().extend(jobs);
         }
-        for (root, version) in self.removals {
+        for (root, version) in std::mem::take(&mut self.removals) {
             if self.moved.contains(&root) {
                 continue;
             }
             units.entry(version).or_default().push(Job::Remove { root });
         }
+        self.move_only_what_stands(&mut units);
         Plan {
             same: self.same,
             units: units
                 .into_iter()
                 .map(|(version, jobs)| Unit { version, jobs })
                 .collect(),
+        }
+    }
+
+    /// What an earlier job takes away, or has moved already, cannot be moved: it is made from its contents.
+    fn move_only_what_stands(&self, units: &mut BTreeMap<u64, Vec<Job>>) {
+        let mut touched: BTreeSet<FilePath> = BTreeSet::new();
+        for job in units.values_mut().flatten() {
+            if let Job::Move { from, to } = job {
+                let (after, before) = from.below();
+                let is_gone = from
+                    .ancestors()
+                    .chain([from.clone()])
+                    .any(|path| touched.contains(&path))
+                    || touched.range(after..before).next().is_some();
+                if is_gone {
+                    *job = self.made(to);
+                }
+            }
+            match &*job {
+                Job::Tree { root, .. } | Job::Remove { root } => touched.insert(root.clone()),
+                Job::Move { from, to } => touched.insert(from.clone()) | touched.insert(to.clone()),
+                Job::File { path, .. } | Job::Link { path, .. } => touched.insert(path.clone()),
+                Job::Folder { .. } => false,
+            };
+        }
+    }
+
+    /// The job that makes what is wanted at a path where nothing is.
+    fn made(&self, path: &FilePath) -> Job {
+        match self.wanted.get(path).map(|live| &live.entry) {
+            Some(Entry::File(file)) => Job::File {
+                path: path.clone(),
+                file: file.clone(),
+                bytes_stand: false,
+            },
+            Some(Entry::Symlink { target }) => Job::Link {
+                path: path.clone(),
+                target: target.clone(),
+            },
+            _ => self.tree(path),
         }
     }
 }
