@@ -67,6 +67,8 @@ struct Tree {
     settling: Settling,
     /// Being published: left alone meanwhile.
     capturing: BTreeSet<FilePath>,
+    /// Of these, what has changed again meanwhile.
+    changed_meanwhile: BTreeSet<FilePath>,
     brake: Brake,
     held: BTreeSet<FilePath>,
     watch: Option<Watch>,
@@ -152,7 +154,7 @@ impl Keeper {
                         }
                         None => return Ok(()),
                     },
-                    event = event => self.notice(&mut tree, event, begin).await?,
+                    event = event => self.notice(&mut tree, event, begin),
                     changed = arrived.changed(), if !complete => {
                         if changed.is_err() {
                             return Ok(());
@@ -215,8 +217,9 @@ impl Keeper {
                 hands.expel(&path)?;
             }
         }
-        let (watch, blind) = match Watch::begin(self.root.path()) {
-            Ok((watch, blind)) => (Some(watch), blind),
+        let watched = self.root.path().to_owned();
+        let (watch, blind) = match blocking(move || Ok(Watch::begin(&watched))).await? {
+            Ok(watch) => (Some(watch), None),
             Err(reason) => (None, Some(reason)),
         };
         if let Some(reason) = &blind {
@@ -227,6 +230,7 @@ impl Keeper {
             shown,
             settling,
             capturing: BTreeSet::new(),
+            changed_meanwhile: BTreeSet::new(),
             brake: Brake::default(),
             held: BTreeSet::new(),
             watch,
@@ -321,10 +325,16 @@ impl Keeper {
         pass.error.map_or(Ok(()), Err)
     }
 
-    async fn notice(&self, tree: &mut Tree, event: Option<Event>, begin: Instant) -> Result<(), FileSyncError> {
+    fn notice(&self, tree: &mut Tree, event: Option<Event>, begin: Instant) {
         let now = begin.elapsed();
         match event {
-            Some(Event::Seen(path, seen)) => tree.settling.saw(now, path, seen),
+            Some(Event::Seen(path, seen)) => {
+                if seen == Seen::Whole && EDITABLE.contains(&path.as_bytes()) {
+                    // A whole area has come or gone: there has to be one.
+                    tree.next_scan = Instant::now();
+                }
+                tree.settling.saw(now, path, seen);
+            }
             Some(Event::Lost) => tree.next_scan = Instant::now(),
             Some(Event::Blind(reason)) => {
                 tracing::warn!(reason, "changes on disk are not noticed at once");
@@ -332,15 +342,19 @@ impl Keeper {
                 tree.next_scan = tree.next_scan.min(Instant::now() + SCAN_BLIND);
                 self.publish_status(tree, |_| {});
             }
+            Some(Event::Sighted) => {
+                tracing::info!("changes on disk are noticed at once again");
+                tree.blind = None;
+                // What came where nothing was watched.
+                tree.next_scan = Instant::now();
+                self.publish_status(tree, |_| {});
+            }
             None => {
                 tree.watch = None;
-                tree.blind = Some("the system's events have ended".into());
+                tree.blind.get_or_insert("the system's events have ended".into());
+                tree.next_scan = tree.next_scan.min(Instant::now() + SCAN_BLIND);
             }
         }
-        if tree.watch.as_ref().is_some_and(Watch::has_lost) {
-            tree.next_scan = Instant::now();
-        }
-        Ok(())
     }
 
     async fn obey(&mut self, tree: &mut Tree, order: Order, begin: Instant) -> Result<(), FileSyncError> {
@@ -373,9 +387,13 @@ impl Keeper {
 
     fn published(&self, tree: &mut Tree, published: Published, now: Duration) {
         let Some(hands) = &mut tree.hands else { return };
+        let path = published.path();
+        tree.capturing.remove(path);
+        if tree.changed_meanwhile.remove(path) {
+            tree.settling.saw(now, path.clone(), Seen::Whole);
+        }
         match published {
             Published::Put(path, stamp, entry, version) => {
-                tree.capturing.remove(&path);
                 tree.refused.remove(&path);
                 let live = Live {
                     entry,
@@ -386,19 +404,16 @@ impl Keeper {
                 tree.shown.insert(path, live);
             }
             Published::Gone(path) => {
-                tree.capturing.remove(&path);
                 hands.stamps.remove(&path);
                 tree.shown.remove(&path);
             }
             Published::Later(path, why) => {
-                tree.capturing.remove(&path);
                 if why.is_some() {
                     tree.refused.insert(path.clone(), why.unwrap_or_default());
                 }
                 tree.settling.again(now, path);
             }
             Published::Refused(path, why) => {
-                tree.capturing.remove(&path);
                 tracing::warn!(%path, why, "a change on disk is not taken up");
                 tree.refused.insert(path, why);
             }
@@ -492,8 +507,11 @@ impl Keeper {
         .await?;
         let disk = Arc::clone(&hands.disk);
         tree.hands = Some(hands);
-        let mut edits = edits?;
-        edits.retain(|edit| !tree.capturing.contains(edit.path()));
+        let (mut edits, later) = edits?;
+        for path in later {
+            tree.settling.again(now, path);
+        }
+        leave_for_later(tree, &mut edits, now);
         let files = |edit: &&Edit| matches!(edit, Edit::Gone(_, Some(_)));
         let vanished = edits.iter().filter(files).count();
         let left = tree
@@ -525,6 +543,24 @@ impl Keeper {
     }
 }
 
+/// What is being published is looked at again when it is; a folder that went cannot go before what was in it.
+fn leave_for_later(tree: &mut Tree, edits: &mut Vec<Edit>, now: Duration) {
+    let (capturing, meanwhile, settling) = (&tree.capturing, &mut tree.changed_meanwhile, &mut tree.settling);
+    edits.retain(|edit| {
+        let path = edit.path();
+        if capturing.contains(path) {
+            meanwhile.insert(path.clone());
+            return false;
+        }
+        let (from, to) = path.below();
+        if matches!(edit, Edit::Gone(..)) && capturing.range(from..to).next().is_some() {
+            settling.again(now, path.clone());
+            return false;
+        }
+        true
+    });
+}
+
 fn make_areas(root: &Root) -> Result<(), FileSyncError> {
     use std::os::unix::ffi::OsStrExt;
     for area in EDITABLE {
@@ -534,9 +570,10 @@ fn make_areas(root: &Root) -> Result<(), FileSyncError> {
     Ok(())
 }
 
-/// What is different on disk at these places, and below those that are folders.
-fn edits(hands: &Hands, shown: &Shown, settled: Vec<FilePath>) -> Result<Vec<Edit>, FileSyncError> {
-    let mut edits = BTreeMap::new();
+/// What is different on disk at these places, and below those that are folders. What below them has not settled itself comes later.
+fn edits(hands: &Hands, shown: &Shown, settled: Vec<FilePath>) -> Result<(Vec<Edit>, Vec<FilePath>), FileSyncError> {
+    let (mut edits, mut later) = (BTreeMap::new(), Vec::new());
+    let all: BTreeSet<FilePath> = settled.iter().cloned().collect();
     for path in settled {
         if !is_editable(&path) || edits.contains_key(&path) {
             continue;
@@ -550,11 +587,14 @@ fn edits(hands: &Hands, shown: &Shown, settled: Vec<FilePath>) -> Result<Vec<Edi
             Some(stamp) => {
                 note(hands, &path, stamp, &mut edits);
                 if stamp.kind == Kind::Directory {
-                    // What was made in it before it was watched.
                     let found = scan(disk, Some(&path), &hands.stamps)?;
                     for below in found.changed {
-                        if let Some(stamp) = look_at(&below)? {
+                        let Some(stamp) = look_at(&below)? else { continue };
+                        if stamp.kind == Kind::Directory {
                             note(hands, &below, stamp, &mut edits);
+                        } else if !all.contains(&below) {
+                            // Somebody may be writing it.
+                            later.push(below);
                         }
                     }
                     for below in found.vanished {
@@ -564,7 +604,7 @@ fn edits(hands: &Hands, shown: &Shown, settled: Vec<FilePath>) -> Result<Vec<Edi
             }
         }
     }
-    Ok(edits.into_values().collect())
+    Ok((edits.into_values().collect(), later))
 }
 
 fn note(hands: &Hands, path: &FilePath, stamp: Stamp, edits: &mut BTreeMap<FilePath, Edit>) {

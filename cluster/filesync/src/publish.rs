@@ -41,6 +41,14 @@ pub(crate) enum Published {
     Refused(FilePath, String),
 }
 
+impl Published {
+    pub(crate) fn path(&self) -> &FilePath {
+        match self {
+            Self::Put(path, ..) | Self::Gone(path) | Self::Later(path, _) | Self::Refused(path, _) => path,
+        }
+    }
+}
+
 /// What is needed to publish.
 #[derive(Clone)]
 pub(crate) struct Publisher {

@@ -436,3 +436,53 @@ fn a_reader_sees_one_version_and_ranges_are_cut() {
     ));
     assert!(node.files().entry("../etc/passwd").is_none());
 }
+
+#[test]
+fn folders_that_are_renamed_as_soon_as_they_appear_are_taken_up() {
+    let cluster = Cluster::of(3);
+    cluster.wait_equal();
+    let area = |number: usize| cluster.nodes[number].at("tenant-resources");
+    for round in 0..12u64 {
+        let (at, name) = (round as usize % 3, format!("set{round}"));
+        let (made, renamed) = (area(at).join(&name), area(at).join(format!("{name}-renamed")));
+        fs::create_dir_all(made.join("in/side")).unwrap();
+        fs::write(made.join("in/side/file"), &name).unwrap();
+        fs::write(made.join("top"), &name).unwrap();
+        // At any moment of being noticed, published, shown elsewhere.
+        std::thread::sleep(std::time::Duration::from_millis(round * 11));
+        fs::rename(&made, &renamed).unwrap();
+        fs::write(renamed.join("in/side/more"), "more").unwrap();
+        if round % 2 == 0 {
+            let other = area((at + 1) % 3).join(format!("{name}-renamed"));
+            wait("it elsewhere", || other.join("top").exists());
+            fs::rename(&other, area((at + 1) % 3).join(format!("{name}-again"))).unwrap();
+        }
+    }
+    let wanted: Vec<String> = (0..12)
+        .map(|round| format!("set{round}-{}", if round % 2 == 0 { "again" } else { "renamed" }))
+        .collect();
+    let whole = |number: usize| {
+        let names = fs::read_dir(area(number)).unwrap().count();
+        let files = wanted.iter().all(|name| {
+            let folder = area(number).join(name);
+            folder.join("in/side/file").exists() && folder.join("in/side/more").exists() && folder.join("top").exists()
+        });
+        files && names == wanted.len()
+    };
+    wait("all of them under their last names", || (0..3).all(whole));
+    cluster.wait_equal();
+}
+
+#[test]
+fn an_area_that_is_removed_is_there_again_and_is_watched() {
+    let cluster = Cluster::of(1);
+    cluster.wait_equal();
+    let node = &cluster.nodes[0];
+    let area = node.at("global-resources");
+    fs::write(area.join("a"), "a").unwrap();
+    wait("a", || node.files().entry("global-resources/a").is_some());
+    fs::remove_dir_all(&area).unwrap();
+    wait("the area", || area.is_dir());
+    wait("the file", || fs::write(area.join("b"), "b").is_ok());
+    wait("b", || node.files().entry("global-resources/b").is_some());
+}

@@ -310,27 +310,40 @@ impl Builder<'_> {
         }
     }
 
-    /// What an earlier job takes away, or has moved already, cannot be moved: it is made from its contents.
+    /// What an earlier job takes away, or has moved already, cannot be moved, nor can anything to where an earlier job makes something:
+    /// it is made from its contents, and what was to be moved goes.
     fn move_only_what_stands(&self, units: &mut BTreeMap<u64, Vec<Job>>) {
-        let mut touched: BTreeSet<FilePath> = BTreeSet::new();
-        for job in units.values_mut().flatten() {
-            if let Job::Move { from, to } = job {
-                let (after, before) = from.below();
-                let is_gone = from
-                    .ancestors()
-                    .chain([from.clone()])
-                    .any(|path| touched.contains(&path))
-                    || touched.range(after..before).next().is_some();
-                if is_gone {
-                    *job = self.made(to);
+        let (mut gone, mut made) = (BTreeSet::new(), BTreeSet::new());
+        let has_within = |set: &BTreeSet<FilePath>, path: &FilePath| {
+            let (after, before) = path.below();
+            set.contains(path) || set.range(after..before).next().is_some()
+        };
+        for jobs in units.values_mut() {
+            let mut left_over = Vec::new();
+            for job in jobs.iter_mut() {
+                if let Job::Move { from, to } = job {
+                    let is_gone = from.ancestors().any(|path| gone.contains(&path)) || has_within(&gone, from);
+                    if is_gone || has_within(&made, to) {
+                        left_over.push(Job::Remove { root: from.clone() });
+                        *job = self.made(to);
+                    }
                 }
+                let (going, coming) = match &*job {
+                    Job::Remove { root } => (Some(root), None),
+                    Job::Move { from, to } => (Some(from), Some(to)),
+                    Job::Tree { root: path, .. } | Job::File { path, .. } | Job::Link { path, .. } => {
+                        (Some(path), Some(path))
+                    }
+                    Job::Folder { path, .. } => (None, Some(path)),
+                };
+                gone.extend(going.cloned());
+                made.extend(coming.cloned());
             }
-            match &*job {
-                Job::Tree { root, .. } | Job::Remove { root } => touched.insert(root.clone()),
-                Job::Move { from, to } => touched.insert(from.clone()) | touched.insert(to.clone()),
-                Job::File { path, .. } | Job::Link { path, .. } => touched.insert(path.clone()),
-                Job::Folder { .. } => false,
-            };
+            gone.extend(left_over.iter().filter_map(|job| match job {
+                Job::Remove { root } => Some(root.clone()),
+                _ => None,
+            }));
+            jobs.extend(left_over);
         }
     }
 

@@ -40,7 +40,12 @@ impl Settling {
     /// Something was seen at `now`.
     pub(crate) fn saw(&mut self, now: Duration, path: FilePath, seen: Seen) {
         let quiet = match seen {
-            Seen::Made => QUIET_NEW,
+            Seen::Made => {
+                // One that somebody writes was seen before; a look at its folder does not end that.
+                let due = self.due.entry(path).or_default();
+                *due = (now + QUIET_NEW).max(*due);
+                return;
+            }
             Seen::Written => QUIET_OPEN,
             Seen::Retitled => {
                 self.due.entry(path).or_insert(now + QUIET);
