@@ -243,7 +243,9 @@ impl Builder<'_> {
 
     /// Whether what is shown at `from` is, as it is, what is wanted at `to`.
     fn can_move(&self, from: &FilePath, to: &FilePath) -> bool {
-        if self.wanted.get(from).is_some() || self.shown.contains_key(to) || to.is_within(from) {
+        // What is below the place is there in a folder that was made for it, before the folder itself was to be shown.
+        let is_taken = !within(self.shown, to).is_empty();
+        if self.wanted.get(from).is_some() || is_taken || to.is_within(from) {
             return false;
         }
         let parent_stands = to.parent().is_none_or(|parent| {
