@@ -652,7 +652,12 @@ fn one_pass(
                 *missing += unit.jobs.len();
                 continue;
             }
-            match carry_out(&mut hands, &mut shown, wanted, &unit) {
+            let bytes = unit.jobs.iter().flat_map(Job::needs).map(|file| file.size).sum();
+            let space = match bytes {
+                0 => Ok(()),
+                bytes => hands.store.check_space(root.path(), bytes),
+            };
+            match space.and_then(|()| carry_out(&mut hands, &mut shown, wanted, &unit)) {
                 Ok(left) => {
                     if left.count > 0 {
                         waiting.push(unit.version);

@@ -171,6 +171,14 @@ impl ChunkStore {
         }
     }
 
+    /// Whether the disk of a folder takes so many bytes more.
+    ///
+    /// # Errors
+    /// [`FileSyncError::DiskFull`] when too little of it would stay free.
+    pub(crate) fn check_space(&self, folder: &Path, bytes: u64) -> Result<(), FileSyncError> {
+        disk_space::check(folder, bytes, self.inner.reserve)
+    }
+
     /// Stores chunks whose names have been verified; they are on disk for good when it returns. How many were new.
     ///
     /// # Errors
