@@ -486,3 +486,32 @@ fn an_area_that_is_removed_is_there_again_and_is_watched() {
     wait("the file", || fs::write(area.join("b"), "b").is_ok());
     wait("b", || node.files().entry("global-resources/b").is_some());
 }
+
+#[test]
+fn a_file_that_is_written_slowly_is_published_once_and_one_that_grows_is_whole_at_the_end() {
+    use std::io::Write;
+    let cluster = Cluster::of(3);
+    cluster.wait_equal();
+    let node = &cluster.nodes[0];
+    let slow = node.at("tenant-resources/new/slow");
+    fs::create_dir(slow.parent().unwrap()).unwrap();
+    let mut writer = fs::File::create(&slow).unwrap();
+    let (bytes, grown) = (noise(2 << 20, 11), noise(4 << 20, 12));
+    for (piece, grows) in bytes.chunks(64 << 10).zip(grown.chunks(128 << 10)) {
+        writer.write_all(piece).unwrap();
+        // Closed each time: what is read of it while it grows is not taken for all of it.
+        let growing = node.at("tenant-resources/growing");
+        let mut growing = fs::File::options().append(true).create(true).open(growing).unwrap();
+        growing.write_all(grows).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(40));
+    }
+    let early = node.files().entry("tenant-resources/new/slow").is_some();
+    drop(writer);
+    assert!(!early, "it was not closed yet");
+    wait("both of them", || {
+        let same = |path: &str, bytes: &[u8]| fs::read(cluster.nodes[2].at(path)).is_ok_and(|found| found == bytes);
+        same("tenant-resources/new/slow", &bytes) && same("tenant-resources/growing", &grown)
+    });
+    cluster.wait_equal();
+    assert!(node.files().versions("tenant-resources/new/slow").unwrap().is_empty());
+}
