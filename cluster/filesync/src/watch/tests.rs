@@ -1,3 +1,5 @@
+//! What is made on disk is seen, whatever happens to the folders that it is in.
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
