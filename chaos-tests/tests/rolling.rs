@@ -145,6 +145,15 @@ async fn a_rolling_restart_loses_nothing() {
             old["report"]["pid"], new["report"]["pid"],
             "whoever supervises it sees one process"
         );
+        let broker = |node: &Value| node["report"]["parts"]["broker"]["details"]["broker"]["pid"].clone();
+        assert!(broker(old).is_number(), "{old}");
+        assert_eq!(broker(old), broker(new), "nothing has changed for the broker");
+    }
+    for number in 1..=3 {
+        // The settings that a manager reads at its start hold the orders of before, which it has obeyed.
+        let log = std::fs::read_to_string(test.cluster.layout().node(number).log_file()).unwrap();
+        let starts = log.lines().filter(|line| line.contains("node starts")).count();
+        assert_eq!(starts, 2, "node{number} restarts once:\n{log}");
     }
     let rows = database.run("SELECT n FROM r").await.unwrap();
     let lost: Vec<_> = acknowledged.iter().filter(|n| !rows.contains(&n.to_string())).collect();

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use conclave_config::S3Section;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use futures::TryStreamExt;
@@ -29,17 +30,8 @@ use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use crate::BackupError;
 use crate::manifest::{Manifest, VERSION, Verified};
 use crate::plan::Inventory;
-use crate::s3::{self, S3Options, Store};
+use crate::s3::{self, Store};
 use crate::wal::{History, SEGMENT_BYTES, Segment, history_name, parse_history_name};
-
-/// Where backups are kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DepotOptions {
-    /// An absolute path, or `s3://bucket/prefix`.
-    pub target: String,
-    /// How to reach the bucket.
-    pub s3: S3Options,
-}
 
 /// The open place. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -65,28 +57,27 @@ pub struct Contents {
 }
 
 impl Depot {
-    /// Opens the place; a directory is made, readable by its owner alone.
+    /// Opens the place, an absolute path or `s3://bucket/prefix`; a directory is made, readable by its owner alone.
     ///
     /// # Errors
     /// When the target is malformed, or its credentials cannot be read.
-    pub fn open(options: &DepotOptions) -> Result<Self, BackupError> {
-        let target = &options.target;
+    pub fn open(target: &str, s3: &S3Section) -> Result<Self, BackupError> {
         let (store, prefix): (Store, &str) = match target.strip_prefix("s3://") {
             Some(rest) => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-                (Arc::new(s3::open(target, bucket, &options.s3)?), prefix)
+                (Arc::new(s3::open(target, bucket, s3)?), prefix)
             }
             None if target.starts_with('/') => (Arc::new(open_directory(&PathBuf::from(target))?), ""),
             None => {
                 return Err(BackupError::Target {
-                    target: target.clone(),
+                    target: target.to_owned(),
                     reason: "it is neither an absolute path nor s3://bucket/prefix".into(),
                 });
             }
         };
         Ok(Self {
             store,
-            place: target.as_str().into(),
+            place: target.into(),
             prefix: Path::from(prefix),
         })
     }

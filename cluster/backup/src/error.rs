@@ -95,9 +95,6 @@ pub enum BackupError {
     /// The account of the server cannot be used.
     #[error(transparent)]
     Account(#[from] conclave_runtime::account::AccountError),
-    /// TLS cannot be set up.
-    #[error(transparent)]
-    Net(#[from] conclave_net::NetError),
 }
 
 impl BackupError {

@@ -19,10 +19,9 @@ pub mod wal;
 
 pub use archiver::{ArchiveStatus, start_archiver};
 pub use create::{CreateOptions, create};
-pub use depot::{Contents, Depot, DepotOptions};
+pub use depot::{Contents, Depot};
 pub use error::BackupError;
 pub use manifest::{Manifest, Part, Verified};
 pub use programs::Programs;
 pub use restore::{RestoreOptions, Restored, clear, restore};
 pub use retention::{Pruned, prune};
-pub use s3::S3Options;

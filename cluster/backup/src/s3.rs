@@ -1,10 +1,10 @@
 //! Objects in an S3-compatible store, over this program's own HTTP client.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use conclave_config::S3Section;
 use conclave_net::HttpsClient;
 use http_body_util::{BodyExt, Full};
 use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
@@ -20,32 +20,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY_TIMEOUT: Duration = Duration::from_secs(120);
 const RETRIES: usize = 5;
 
-/// How to reach an S3-compatible store.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct S3Options {
-    /// `https://host:port`; Amazon's own when absent.
-    pub endpoint: Option<String>,
-    /// The region that requests are signed for.
-    pub region: String,
-    /// Who signs them.
-    pub access_key_id: String,
-    /// With what; read when the store is opened.
-    pub secret_access_key_file: PathBuf,
-    /// The authorities that are trusted (PEM); the system's when absent.
-    pub ca_file: Option<PathBuf>,
-    /// Whether an endpoint without TLS will do.
-    pub allow_http: bool,
-}
-
-/// The bucket.
-pub(crate) fn open(target: &str, bucket: &str, options: &S3Options) -> Result<AmazonS3, BackupError> {
+/// The bucket. The secret key is read now.
+pub(crate) fn open(target: &str, bucket: &str, options: &S3Section) -> Result<AmazonS3, BackupError> {
     let refused = |reason: String| BackupError::Target {
         target: target.to_owned(),
         reason,
     };
     let file = &options.secret_access_key_file;
     let secret = std::fs::read_to_string(file).map_err(BackupError::file("read", file))?;
-    let client = HttpsClient::for_outside(options.ca_file.as_deref(), options.allow_http)?;
+    let client = HttpsClient::for_outside(options.ca_file.as_deref(), options.allow_http)
+        .map_err(|error| refused(format!("backup.s3.ca_file: {error}")))?;
     let retries = object_store::RetryConfig {
         max_retries: RETRIES,
         retry_timeout: RETRY_TIMEOUT,

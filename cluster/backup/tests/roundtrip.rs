@@ -6,30 +6,50 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_backup::plan::Target;
 use conclave_backup::wal::{SEGMENT_BYTES, Segment};
-use conclave_backup::{
-    BackupError, CreateOptions, Depot, DepotOptions, Manifest, Programs, RestoreOptions, S3Options, create, prune,
-    restore,
-};
+use conclave_backup::{BackupError, CreateOptions, Depot, Manifest, Programs, RestoreOptions, create, prune, restore};
 use conclave_catalog::database::Lsn;
+use conclave_config::S3Section;
+use conclave_net::{CertificateAuthority, HttpsClient, new_key_and_request};
 use conclave_runtime::account::Account;
 use conclave_testkit::{TestPostgres, free_port, wait_until};
 use tokio_postgres::{Client, NoTls};
 
 const BUCKET: &str = "backups";
+const TARGET: &str = "s3://backups/conclave/one";
 
 /// moto's server: an S3 in one process, made by `deploy/test`. Ends with this value.
 struct TestS3 {
     child: std::process::Child,
     port: u16,
     dir: tempfile::TempDir,
+    /// The authority that its certificate is verified by, if it speaks TLS.
+    ca_file: Option<PathBuf>,
 }
 
 impl TestS3 {
-    fn start() -> Self {
+    async fn start() -> Self {
+        Self::launch(tempfile::tempdir().unwrap(), None).await
+    }
+
+    /// With a certificate of an authority of its own.
+    async fn start_encrypted() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = CertificateAuthority::create("elsewhere").unwrap();
+        let (key, request) = new_key_and_request("s3").unwrap();
+        let certificate = authority.sign(&request, "elsewhere", 1, "s3", "127.0.0.1").unwrap();
+        let ca_file = dir.path().join("ca.pem");
+        std::fs::write(&ca_file, authority.certificate_pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), key).unwrap();
+        std::fs::write(dir.path().join("certificate.pem"), certificate).unwrap();
+        Self::launch(dir, Some(ca_file)).await
+    }
+
+    async fn launch(dir: tempfile::TempDir, ca_file: Option<PathBuf>) -> Self {
         let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
             || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"),
             PathBuf::from,
@@ -41,8 +61,13 @@ impl TestS3 {
             program.display()
         );
         let port = free_port();
-        let child = std::process::Command::new(program)
-            .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+        let mut command = std::process::Command::new(program);
+        command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
+        if ca_file.is_some() {
+            command.arg("--ssl-cert").arg(dir.path().join("certificate.pem"));
+            command.arg("--ssl-key").arg(dir.path().join("key.pem"));
+        }
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -51,45 +76,50 @@ impl TestS3 {
         let started = Self {
             child,
             port,
-            dir: tempfile::tempdir().unwrap(),
+            dir,
+            ca_file,
         };
         wait_until("the S3 server", || {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
-        started.make_bucket();
+        started.make_bucket().await;
         started
     }
 
-    /// The server takes unsigned requests.
-    fn make_bucket(&self) {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let request = format!(
-            "PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: 0\r\nConnection: close\r\n\
-             Authorization: AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, \
-             Signature=0\r\n\r\n",
-            self.port
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    fn endpoint(&self) -> String {
+        let scheme = if self.ca_file.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
-    fn options(&self) -> DepotOptions {
+    /// The server takes any signature.
+    async fn make_bucket(&self) {
+        let client = HttpsClient::for_outside(self.ca_file.as_deref(), self.ca_file.is_none()).unwrap();
+        let request = http::Request::put(format!("{}/{BUCKET}", self.endpoint()))
+            .header(
+                "Authorization",
+                "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0",
+            )
+            .body(http_body_util::Full::default())
+            .unwrap();
+        let answer = client.send(request, Duration::from_secs(20)).await.unwrap();
+        assert_eq!(answer.status, 200);
+    }
+
+    fn section(&self) -> S3Section {
         let secret = self.dir.path().join("secret");
         std::fs::write(&secret, "secret\n").unwrap();
-        DepotOptions {
-            target: format!("s3://{BUCKET}/conclave/one"),
-            s3: S3Options {
-                endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
-                region: "us-east-1".into(),
-                access_key_id: "key".into(),
-                secret_access_key_file: secret,
-                ca_file: None,
-                allow_http: true,
-            },
+        S3Section {
+            endpoint: Some(self.endpoint()),
+            access_key_id: "key".into(),
+            secret_access_key_file: secret,
+            ca_file: self.ca_file.clone(),
+            allow_http: self.ca_file.is_none(),
+            ..S3Section::default()
         }
+    }
+
+    fn depot(&self) -> Depot {
+        Depot::open(TARGET, &self.section()).unwrap()
     }
 }
 
@@ -227,11 +257,13 @@ async fn rows_at(depot: &Depot, manifest: &Manifest, target: Target, dir: &Path)
     Ok(found.iter().map(|row| row.get(0)).collect())
 }
 
+fn depot_in(folder: &Path) -> Depot {
+    Depot::open(&folder.display().to_string(), &S3Section::default()).unwrap()
+}
+
 /// The whole story with one kind of depot.
-async fn round_trip(options: DepotOptions) {
-    conclave_net::install_crypto_provider();
+async fn round_trip(depot: Depot) {
     let dir = folder();
-    let depot = Depot::open(&options).unwrap();
     assert_eq!(depot.databases().await.unwrap(), Vec::<String>::new());
     let postgres = TestPostgres::start().await;
     let client = client(postgres.port).await;
@@ -313,19 +345,16 @@ async fn round_trip(options: DepotOptions) {
 async fn a_database_comes_back_from_a_directory() {
     let dir = folder();
     let target = dir.path().join("backups");
-    let options = DepotOptions {
-        target: target.display().to_string(),
-        ..DepotOptions::default()
-    };
-    round_trip(options).await;
+    round_trip(depot_in(&target)).await;
     let mode = std::fs::metadata(&target).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700, "whoever reads it has the database");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_comes_back_from_an_s3_server() {
-    let s3 = TestS3::start();
-    round_trip(s3.options()).await;
+    conclave_net::install_crypto_provider();
+    let s3 = TestS3::start().await;
+    round_trip(s3.depot()).await;
 }
 
 /// Every file in turn is cut short or changed; a backup whose manifest is missing is none.
@@ -333,11 +362,7 @@ async fn a_database_comes_back_from_an_s3_server() {
 async fn what_is_half_or_damaged_is_never_taken_for_a_backup() {
     let dir = folder();
     let target = dir.path().join("backups");
-    let options = DepotOptions {
-        target: target.display().to_string(),
-        ..DepotOptions::default()
-    };
-    let depot = Depot::open(&options).unwrap();
+    let depot = depot_in(&target);
     let postgres = TestPostgres::start().await;
     let client = client(postgres.port).await;
     client
@@ -370,4 +395,35 @@ async fn what_is_half_or_damaged_is_never_taken_for_a_backup() {
     assert_eq!(contents.incomplete, std::slice::from_ref(&manifest.id));
     let error = contents.inventory.plan(Target::Latest, None, None).unwrap_err();
     assert!(error.to_string().contains("there is no whole backup"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_s3_server_is_spoken_to_in_tls_and_must_be_who_it_says() {
+    conclave_net::install_crypto_provider();
+    let s3 = TestS3::start_encrypted().await;
+    let depot = s3.depot();
+    let text = Bytes::from_static(b"1\t0/3000000\tno recovery target specified\n");
+    depot.put_history("7", 2, text).await.unwrap();
+    assert_eq!(depot.databases().await.unwrap(), ["7"]);
+
+    // By another authority than that, or by the system's.
+    let other = s3.dir.path().join("other.pem");
+    let authority = CertificateAuthority::create("another").unwrap();
+    std::fs::write(&other, authority.certificate_pem()).unwrap();
+    let refused = async |ca_file: Option<PathBuf>| {
+        let section = S3Section {
+            ca_file,
+            ..s3.section()
+        };
+        let depot = Depot::open(TARGET, &section).unwrap();
+        let error = depot.databases().await.unwrap_err().to_string();
+        assert!(error.contains("certificate"), "{error}");
+    };
+    tokio::join!(refused(Some(other)), refused(None));
+    let section = S3Section {
+        ca_file: Some(s3.dir.path().join("secret")),
+        ..s3.section()
+    };
+    let error = Depot::open(TARGET, &section).unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
 }

@@ -241,8 +241,8 @@ impl Stores {
                 continue;
             }
             if let EntryPayload::Normal(packed) = &entry.payload {
-                let proposal = packed.open().map_err(ConsensusError::storage("read the raft log"))?;
-                state.apply(entry.log_id.index, proposal);
+                let applied = packed.apply(&mut state, entry.log_id);
+                applied.map_err(ConsensusError::storage("read the raft log"))?;
             }
             applied = Some(entry.log_id);
         }

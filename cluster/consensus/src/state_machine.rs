@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use conclave_catalog::{ClusterState, Refusal, Response};
+use conclave_catalog::{ClusterState, Response};
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -90,14 +90,7 @@ impl RaftStateMachine<Group> for StateMachine {
             let answer = match entry.payload {
                 EntryPayload::Blank => Response::Done,
                 // A proposal that cannot be opened stops this node: to skip it would make its state another one.
-                EntryPayload::Normal(packed) => {
-                    let proposal = packed.open()?;
-                    let now = entry.log_id.leader_id.term;
-                    match proposal.only_in_term {
-                        Some(decided) if decided != now => Response::Refused(Refusal::OtherTerm { decided, now }),
-                        _ => self.state.apply(entry.log_id.index, proposal),
-                    }
-                }
+                EntryPayload::Normal(packed) => packed.apply(&mut self.state, entry.log_id)?,
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Response::Done

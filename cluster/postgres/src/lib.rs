@@ -262,7 +262,7 @@ impl Database {
             .then(|| "a change of the rule is under way".to_owned());
         let waiting = outside.then(|| "it is not in the cohort that acknowledges commits yet".to_owned());
         let cause = wrong.map(|wrong| trouble.map_or(wrong.clone(), |trouble| format!("{wrong}: {trouble}")));
-        let cause = cause.or(grouping).or(waiting);
+        let cause = cause.or(grouping).or(waiting).or_else(|| self.driver.concern());
         DatabaseStatus {
             healthy: cause.is_none(),
             cause,

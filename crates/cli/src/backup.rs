@@ -115,12 +115,12 @@ pub(crate) async fn run(command: BackupCommand) -> Result<ExitCode> {
 }
 
 fn open(config: &NodeConfig) -> Result<Depot> {
-    let Some(options) = conclave_manager::depot_options(config) else {
+    let Some(backup) = &config.backup else {
         bail!(
             "the configuration names no place for backups: set `backup.target` (docs/configuration.md), the same on all nodes"
         );
     };
-    Ok(Depot::open(&options)?)
+    Ok(Depot::open(&backup.target, &backup.s3)?)
 }
 
 async fn create(node: &Node, keep: Option<u64>, verify: bool, spool: Option<PathBuf>) -> Result<()> {

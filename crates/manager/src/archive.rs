@@ -3,29 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use conclave_backup::{ArchiveStatus, Depot, DepotOptions, S3Options, start_archiver};
+use conclave_backup::{ArchiveStatus, Depot, start_archiver};
 use conclave_config::NodeConfig;
 use conclave_postgres::Database;
 use conclave_runtime::Tasks;
 use serde_json::Value;
 use tokio::sync::watch;
-
-/// The place for backups that a configuration names.
-pub fn depot_options(config: &NodeConfig) -> Option<DepotOptions> {
-    let backup = config.backup.as_ref()?;
-    let s3 = &backup.s3;
-    Some(DepotOptions {
-        target: backup.target.clone(),
-        s3: S3Options {
-            endpoint: s3.endpoint.clone(),
-            region: s3.region.clone(),
-            access_key_id: s3.access_key_id.clone(),
-            secret_access_key_file: s3.secret_access_key_file.clone(),
-            ca_file: s3.ca_file.clone(),
-            allow_http: s3.allow_http,
-        },
-    })
-}
 
 /// After how long a segment is ended so that it can be archived; never when nothing is archived.
 pub(crate) fn segment_age(config: &NodeConfig) -> Option<Duration> {
@@ -40,10 +23,10 @@ pub(crate) struct Archive {
 
 impl Archive {
     pub(crate) fn start(config: &NodeConfig, database: Option<&Database>, tasks: &Tasks) -> Result<Self> {
-        let (Some(options), Some(database)) = (depot_options(config), database) else {
+        let (Some(backup), Some(database)) = (&config.backup, database) else {
             return Ok(Self { status: None });
         };
-        let depot = Depot::open(&options).context("open the place for backups")?;
+        let depot = Depot::open(&backup.target, &backup.s3).context("open the place for backups")?;
         let status = start_archiver(depot, database.clone(), tasks);
         Ok(Self { status: Some(status) })
     }

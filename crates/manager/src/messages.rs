@@ -16,7 +16,7 @@ use tokio::sync::watch;
 /// What the reporter and the executor need of it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Messages {
-    broker: Broker,
+    pub(crate) broker: Broker,
     pub(crate) outlet: EventOutlet,
     pipeline: EventPipeline,
 }

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 
 /// An order that has not been obeyed by then is void: a node that was down meanwhile has restarted anyway.
 const HOLDS_SECONDS: i64 = 60;
+/// More than anybody gives to one node before the first of them is void.
+const OBEYED_MAX: usize = 64;
 const SETTING: &str = "restart.";
 
 /// An order to restart.
@@ -45,17 +47,28 @@ pub fn setting_of(node: NodeId) -> String {
     format!("{SETTING}{node}")
 }
 
-/// The last order that was obeyed, on disk before it is.
+/// The orders that were obeyed, on disk before they are, the latest last.
+///
+/// More than one: a manager that starts sees the settings as they were one after the other, and with them each order that came
+/// before the latest. It would obey those again, and start over each time until they are void.
 struct Obeyed(PathBuf);
 
 impl Obeyed {
-    fn read(&self) -> Option<String> {
-        std::fs::read_to_string(&self.0).ok()
+    fn read(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
     }
 
-    fn write(&self, id: &str) -> std::io::Result<()> {
+    fn contains(&self, id: &str) -> bool {
+        self.read().iter().any(|obeyed| obeyed == id)
+    }
+
+    fn add(&self, id: &str) -> std::io::Result<()> {
+        let mut ids = self.read();
+        ids.push(id.to_owned());
+        let kept = &ids[ids.len().saturating_sub(OBEYED_MAX)..];
         let temporary = self.0.with_extension("new");
-        std::fs::write(&temporary, id)?;
+        std::fs::write(&temporary, kept.join("\n"))?;
         std::fs::File::open(&temporary)?.sync_all()?;
         std::fs::rename(&temporary, &self.0)
     }
@@ -78,9 +91,9 @@ pub(crate) async fn obey(
             let value = state.settings().get(&key).cloned();
             value.and_then(|value| serde_json::from_value::<RestartOrder>(value).ok())
         };
-        let order = order.filter(|order| order.holds(clock::now()) && obeyed.read().as_ref() != Some(&order.id));
+        let order = order.filter(|order| order.holds(clock::now()) && !obeyed.contains(&order.id));
         if let Some(order) = order {
-            match obeyed.write(&order.id) {
+            match obeyed.add(&order.id) {
                 Err(error) => tracing::warn!(%error, "an order to restart cannot be written down, and is not obeyed"),
                 Ok(()) if order.postgres_only => {
                     tracing::info!("PostgreSQL is restarted, as ordered");
@@ -120,8 +133,18 @@ mod tests {
     fn an_order_is_obeyed_once() {
         let dir = tempfile::tempdir().unwrap();
         let obeyed = Obeyed(file(dir.path()));
-        assert_eq!(obeyed.read(), None);
-        obeyed.write("7").unwrap();
-        assert_eq!(Obeyed(file(dir.path())).read().as_deref(), Some("7"));
+        assert!(!obeyed.contains("7"));
+        obeyed.add("7").unwrap();
+        obeyed.add("8").unwrap();
+        let next = Obeyed(file(dir.path()));
+        assert!(
+            next.contains("7") && next.contains("8"),
+            "also when the start goes through older settings"
+        );
+        for id in 0..OBEYED_MAX {
+            next.add(&format!("later {id}")).unwrap();
+        }
+        assert!(!next.contains("8"));
+        assert_eq!(next.read().len(), OBEYED_MAX);
     }
 }

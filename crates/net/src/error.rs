@@ -6,8 +6,8 @@ use std::path::PathBuf;
 /// Why an identity or a connection can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// A file of the identity cannot be read or written.
-    #[error("identity file {path}: {source}")]
+    /// A file of the identity, or one that holds certificates, cannot be read or written.
+    #[error("file {path}: {source}")]
     File {
         /// Which.
         path: PathBuf,

@@ -128,6 +128,9 @@ pub(crate) fn outside_client(bundle: Option<&[u8]>) -> Result<ClientConfig, NetE
             for certificate in certificates {
                 roots.add(certificate)?;
             }
+            if roots.is_empty() {
+                return Err(NetError::Certificate("the bundle of authorities holds none".into()));
+            }
         }
         None => {
             let mut bundles = SYSTEM_BUNDLES

@@ -69,30 +69,27 @@ impl TestPostgres {
             .await
             .expect("initdb runs");
         assert!(made.success(), "initdb failed: {made}");
-        let mut server = Command::new(bin.join("postgres"));
-        server
-            .arg("-D")
-            .arg(&data)
-            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
-        server.args([
-            "-c",
-            &format!("port={port}"),
-            "-c",
-            &format!("unix_socket_directories={}", base.display()),
-        ]);
-        account.apply(&mut server);
-        let child = server
-            .current_dir(&base)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("postgres starts");
-        let status = data.join("postmaster.pid");
-        wait_until("postgres", || {
-            std::fs::read_to_string(&status).is_ok_and(|text| text.contains("ready"))
-        });
+        let child = launch(&base, port);
         Self { dir, child, port }
+    }
+
+    /// Ends the server as a crash does: at once, and its clients with it.
+    pub fn crash(&mut self) {
+        let Some(pid) = self.child.id() else { return };
+        // Immediate shutdown; should it have ended by itself, there is nobody to tell.
+        let _ended = kill(Pid::from_raw(pid as i32), Signal::SIGQUIT);
+        let stat = PathBuf::from(format!("/proc/{pid}/stat"));
+        wait_until("the end of postgres", || {
+            std::fs::read_to_string(&stat).map_or(true, |text| text.contains(") Z "))
+        });
+    }
+
+    /// Starts it again where it was; returns once it accepts connections.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_again(&mut self) {
+        self.child = launch(&self.dir.path().join("pg"), self.port);
     }
 
     /// Its data directory.
@@ -113,14 +110,39 @@ impl TestPostgres {
 
 impl Drop for TestPostgres {
     fn drop(&mut self) {
-        let Some(pid) = self.child.id() else { return };
-        // Immediate shutdown; should it have ended by itself, there is nobody to tell.
-        let _ended = kill(Pid::from_raw(pid as i32), Signal::SIGQUIT);
-        let stat = PathBuf::from(format!("/proc/{pid}/stat"));
-        wait_until("the end of postgres", || {
-            std::fs::read_to_string(&stat).map_or(true, |text| text.contains(") Z "))
-        });
+        self.crash();
     }
+}
+
+/// Starts the server in `base`.
+fn launch(base: &Path, port: u16) -> Child {
+    let account = Account::for_children("postgres").expect("the account of Debian's package");
+    let data = base.join("data");
+    let mut server = Command::new(bin_dir().join("postgres"));
+    server
+        .arg("-D")
+        .arg(&data)
+        .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
+    server.args([
+        "-c",
+        &format!("port={port}"),
+        "-c",
+        &format!("unix_socket_directories={}", base.display()),
+    ]);
+    account.apply(&mut server);
+    let child = server
+        .current_dir(base)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("postgres starts");
+    let (status, pid) = (data.join("postmaster.pid"), child.id().unwrap_or_default().to_string());
+    wait_until("postgres", || {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        text.lines().next() == Some(&pid) && text.contains("ready")
+    });
+    child
 }
 
 fn bin_dir() -> PathBuf {

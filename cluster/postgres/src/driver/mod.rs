@@ -7,6 +7,7 @@
 mod admission;
 pub(crate) mod decide;
 mod layout;
+mod outlook;
 pub(crate) mod pledge;
 mod programs;
 pub(crate) mod session;
@@ -71,6 +72,8 @@ struct Shared {
     confirmed: watch::Sender<bool>,
     /// What went wrong last, for the status; cleared when a step succeeds.
     trouble: watch::Sender<Option<String>>,
+    /// What will go wrong if it goes on like this, for the status.
+    concern: watch::Sender<Option<String>>,
     /// How often the local server has asked for log at the upstream socket.
     asked: watch::Sender<u64>,
     /// The latest planned change for which this node's users were told to hold back.
@@ -108,6 +111,7 @@ impl Driver {
             observation: watch::channel(nothing(pledge.epoch)).0,
             gates: watch::channel(Gates::default()).0,
             trouble: watch::channel(None).0,
+            concern: watch::channel(None).0,
             confirmed: watch::channel(false).0,
             asked: watch::channel(0).0,
             held: watch::channel(0).0,
@@ -266,6 +270,10 @@ impl Driver {
 
     pub(crate) fn gates(&self) -> watch::Receiver<Gates> {
         self.shared.gates.subscribe()
+    }
+
+    pub(crate) fn concern(&self) -> Option<String> {
+        self.shared.concern.borrow().clone()
     }
 
     pub(crate) fn trouble(&self) -> watch::Receiver<Option<String>> {

@@ -225,6 +225,15 @@ impl Session {
             .map_err(DatabaseError::query("end the clients"))
     }
 
+    /// Primary: who receives, by name, and how many bytes of log behind.
+    pub(crate) async fn lags(&self) -> Result<Vec<(String, i64)>, DatabaseError> {
+        let sql = "SELECT application_name, pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn)::bigint
+            FROM pg_stat_replication WHERE flush_lsn IS NOT NULL ORDER BY 1";
+        let rows = self.client.query(sql, &[]).await;
+        let rows = rows.map_err(DatabaseError::query("look how far the standbys are"))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
     /// What the server runs with, of these; what waits for a restart; and whether it is a standby that has stopped to apply the
     /// log.
     pub(crate) async fn parameters(

@@ -133,6 +133,7 @@ impl Task {
             return Ok(false);
         };
         self.upkeep.looked = Some(Instant::now());
+        self.look_ahead(in_recovery).await?;
         let (running, pending_restart, paused) = session.parameters(&bound_names(), in_recovery).await?;
         let status = ParameterStatus {
             wanted: wanted.clone(),

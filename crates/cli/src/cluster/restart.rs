@@ -46,8 +46,9 @@ pub(super) async fn rolling(node: &Node, postgres_only: bool) -> Result<()> {
     let lowered = primary.as_ref().is_some_and(|primary| lowers(&status, &primary.name));
     if let Some(record) = primary.as_ref().filter(|_| lowered) {
         // A standby must not have less than its primary: the primary goes first, in place. Its clients see a pause.
+        let begun = Instant::now();
         rolling.restart(record, true).await?;
-        done.push(json!({"node": record.name, "in_place": true}));
+        done.push(step(record, true, begun));
     }
     // The primary of today is the last of all, the leader the last but one.
     let mut order: Vec<NodeRecord> = seen.nodes.clone();
@@ -58,8 +59,9 @@ pub(super) async fn rolling(node: &Node, postgres_only: bool) -> Result<()> {
         }
         let is_done = lowered && postgres_only && primary.take_if(|primary| primary.id == record.id).is_some();
         if !is_done {
+            let begun = Instant::now();
             rolling.restart(&record, postgres_only).await?;
-            done.push(json!({"node": record.name, "in_place": false}));
+            done.push(step(&record, false, begun));
         }
     }
     let took = started.elapsed();
@@ -72,6 +74,11 @@ pub(super) async fn rolling(node: &Node, postgres_only: bool) -> Result<()> {
     let value = json!({"restarted": done, "postgres_only": postgres_only, "milliseconds": took.as_millis() as u64});
     node.answer(&value, &text);
     Ok(())
+}
+
+/// What the answer says of one node.
+fn step(record: &NodeRecord, in_place: bool, begun: Instant) -> Value {
+    json!({"node": record.name, "in_place": in_place, "milliseconds": begun.elapsed().as_millis() as u64})
 }
 
 struct Rolling<'a> {

@@ -1,6 +1,6 @@
 //! Where this node's RabbitMQ lies, and the files that it is given.
 
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use conclave_net::NodeIdentity;
@@ -19,6 +19,8 @@ pub(crate) struct Programs {
     /// The folder with `plugins` in it, where the server's own code is, too.
     pub(crate) home: PathBuf,
     pub(crate) erl: PathBuf,
+    /// Differs when other programs have been installed in their place.
+    pub(crate) edition: String,
 }
 
 impl Programs {
@@ -39,8 +41,25 @@ impl Programs {
             what: "Erlang's program `erl`",
             folder: PathBuf::from(STARTERS[0]),
         })?;
-        Ok(Self { home, erl })
+        let edition = edition(&home, &erl);
+        Ok(Self { home, erl, edition })
     }
+}
+
+/// By the times of a file of Erlang's package and of a folder of RabbitMQ's: an update of the same version has the same paths.
+fn edition(home: &Path, erl: &Path) -> String {
+    let entries = std::fs::read_dir(home.join("plugins")).into_iter().flatten().flatten();
+    let server = entries.map(|entry| entry.path()).find(|path| {
+        path.file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"rabbit-"))
+    });
+    let server = server.map_or_else(|| home.to_owned(), |folder| folder.join("ebin"));
+    let changed = |path: &Path| {
+        let facts = std::fs::metadata(path);
+        // What cannot be looked at cannot be started either.
+        facts.map_or(0, |facts| facts.mtime())
+    };
+    format!("{} {}", changed(erl), changed(&server))
 }
 
 fn newest(root: &Path) -> Result<PathBuf, MessagingError> {

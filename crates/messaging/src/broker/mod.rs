@@ -2,7 +2,7 @@
 //!
 //! One task owns the server: it adopts the one that runs, or starts one, waits until it answers, watches it, and starts it
 //! anew when it has ended. The server is a process in a session of its own: a manager that is killed leaves it running, and
-//! the next one takes it over. The ordinary stop of the manager stops it.
+//! the next one takes it over. The ordinary stop of the manager stops it, unless it is about to start again.
 //!
 //! Nothing waits for the broker. Whatever is wrong with it is in its [`BrokerStatus`], with the cause.
 
@@ -12,6 +12,8 @@ mod settings;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use conclave_net::NodeIdentity;
@@ -99,6 +101,7 @@ pub struct BrokerStatus {
 pub struct Broker {
     status: watch::Receiver<BrokerStatus>,
     address: BrokerAddress,
+    kept: Arc<AtomicBool>,
 }
 
 impl Broker {
@@ -118,7 +121,9 @@ impl Broker {
             backlog: None,
         };
         let (publish, status) = watch::channel(first);
+        let kept = Arc::new(AtomicBool::new(false));
         let task = Task {
+            kept: Arc::clone(&kept),
             layout: Layout::new(&options.data_dir),
             access: Access::of_managers(&options.identity),
             address: address.clone(),
@@ -126,7 +131,13 @@ impl Broker {
             status: publish,
         };
         tasks.spawn("broker", task.run(tasks.shutdown()));
-        Self { status, address }
+        Self { status, address, kept }
+    }
+
+    /// Leaves the server running when the tasks stop: the next manager, which is about to start, adopts it unless its settings or
+    /// programs have changed.
+    pub fn leave_running(&self) {
+        self.kept.store(true, Ordering::Relaxed);
     }
 
     /// Where it is.
@@ -146,6 +157,7 @@ struct Task {
     access: Access,
     address: BrokerAddress,
     status: watch::Sender<BrokerStatus>,
+    kept: Arc<AtomicBool>,
 }
 
 impl Task {
@@ -182,6 +194,10 @@ impl Task {
             }
         }
         if let Some(process) = Process::recall(&self.layout) {
+            if self.kept.load(Ordering::Relaxed) {
+                tracing::info!(pid = process.pid, "rabbitmq-server is left to the next manager");
+                return;
+            }
             process.stop(STOP_GRACE).await;
             tracing::info!(pid = process.pid, "rabbitmq-server stopped");
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use conclave_runtime::account::Account;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
@@ -117,6 +118,10 @@ impl Process {
     pub(crate) async fn ended(&self) {
         while self.is_running() {
             tokio::time::sleep(END_POLL).await;
+        }
+        if start_and_state(self.pid).is_some_and(|(started, _)| started == self.started) {
+            // A manager that has replaced itself has the children of the one before, and nobody else asks how they ended.
+            let _not_ours = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
         }
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Launch {
     pub(crate) environment: Vec<(&'static str, String)>,
     pub(crate) config: String,
     pub(crate) definitions: String,
+    /// Of the programs: whoever updates them means the running server as well.
+    pub(crate) edition: String,
 }
 
 impl Launch {
@@ -59,6 +61,7 @@ impl Launch {
             environment: environment(layout, programs),
             config: config(layout, endpoints),
             definitions: definitions(user, password, salt).to_string(),
+            edition: programs.edition.clone(),
         }
     }
 
@@ -68,7 +71,11 @@ impl Launch {
         for (key, value) in &self.environment {
             hash.update(format!("{key}={value}\0"));
         }
-        for part in self.arguments.iter().chain([&self.config, &self.definitions]) {
+        for part in self
+            .arguments
+            .iter()
+            .chain([&self.config, &self.definitions, &self.edition])
+        {
             hash.update(part);
             hash.update([0]);
         }
@@ -195,10 +202,15 @@ mod tests {
     use super::*;
 
     fn launch(port: u16) -> Launch {
+        launch_of(port, "1 2")
+    }
+
+    fn launch_of(port: u16, edition: &str) -> Launch {
         let layout = Layout::new(Path::new("/data"));
         let programs = Programs {
             home: "/usr/lib/rabbitmq/lib/rabbitmq_server-3.10.8".into(),
             erl: "/usr/lib/erlang/bin/erl".into(),
+            edition: edition.into(),
         };
         let endpoints = Endpoints {
             address: IpAddr::from([127, 0, 0, 21]),
@@ -229,9 +241,10 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_changes_with_the_settings() {
+    fn the_fingerprint_changes_with_the_settings_and_the_programs() {
         assert_eq!(launch(5671).fingerprint(), launch(5671).fingerprint());
         assert_ne!(launch(5671).fingerprint(), launch(5672).fingerprint());
+        assert_ne!(launch(5671).fingerprint(), launch_of(5671, "1 3").fingerprint());
     }
 
     #[test]
