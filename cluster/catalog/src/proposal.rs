@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::database::{DatabaseCommand, DatabaseRefusal};
 use crate::directory::{DirectoryAnswer, DirectoryCommand, DirectoryRefusal};
-use crate::files::FilesCommand;
+use crate::files::{FilesCommand, FilesRefusal};
 use crate::{JoinToken, NodeId, NodePorts, TokenId};
 
 /// Names one attempt to change the state. A proposal that is applied twice under one id changes the state once.
@@ -135,6 +135,8 @@ pub enum Response {
     Done,
     /// The node has been registered under this id.
     Registered(NodeId),
+    /// The manifest of the resource files is of this version now.
+    FilesChanged(u64),
     /// The directory's answer.
     Directory(DirectoryAnswer),
     /// Nothing was changed, and why.
@@ -187,7 +189,7 @@ pub enum Refusal {
     Database(DatabaseRefusal),
     /// The change of the manifest does not fit.
     #[error("files: {0}")]
-    Files(String),
+    Files(FilesRefusal),
     /// The change of the directory does not fit. Clients match on its text, so nothing is put before it.
     #[error("{0}")]
     Directory(DirectoryRefusal),

@@ -192,8 +192,8 @@ impl ClusterState {
                 Ok(Response::Done)
             }
             Command::Files(command) => {
-                self.files.apply(command).map_err(Refusal::Files)?;
-                Ok(Response::Done)
+                let version = self.files.apply(index, command).map_err(Refusal::Files)?;
+                Ok(Response::FilesChanged(version))
             }
             Command::Directory(command) => {
                 let answer = self.directory.apply(index, command).map_err(Refusal::Directory)?;

@@ -6,6 +6,7 @@ mod backup;
 mod blueprint;
 mod cluster;
 mod consul;
+mod files;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +39,9 @@ enum Command {
     /// Back the database up, and bring it back to a point in time.
     #[command(subcommand)]
     Backup(backup::BackupCommand),
+    /// Look at the resource files, and change them.
+    #[command(subcommand)]
+    Files(files::FilesCommand),
     /// The Consul-compatible API of the cluster.
     #[command(subcommand)]
     Consul(consul::ConsulCommand),
@@ -88,6 +92,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Backup(command) => {
             conclave_net::install_crypto_provider();
             runtime()?.block_on(backup::run(command))
+        }
+        Command::Files(command) => {
+            conclave_net::install_crypto_provider();
+            runtime()?.block_on(files::run(command))
         }
         Command::Consul(command) => {
             conclave_net::install_crypto_provider();

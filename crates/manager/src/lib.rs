@@ -24,6 +24,7 @@ use conclave_config::{Election, NodeConfig, StatusContract};
 use conclave_consensus::{AdminClient, Consensus, Profile, StartOptions, identity_dir};
 use conclave_consul_api::{ConsulApi, ConsulApiOptions};
 use conclave_executor::{Executor, ExecutorOptions};
+use conclave_fileserver::FileServer;
 use conclave_filesync::{FileSync, FileSyncOptions};
 use conclave_gossip::detector::Facts;
 use conclave_gossip::{Gossip, GossipOptions};
@@ -307,8 +308,15 @@ async fn start_node(
     let work_dir = config.data_dir.join("uploads");
     std::fs::create_dir_all(&work_dir).with_context(|| format!("create {}", work_dir.display()))?;
     let admin = AdminClient::new(identity.clone(), &config.node.address.to_string(), config.ports.peer)?;
+    let authenticator = Authenticator::new(store.clone());
+    let file_server = conclave_fileserver::router(FileServer {
+        files: files.clone(),
+        store: store.clone(),
+        authenticator: authenticator.clone(),
+        work_dir: work_dir.clone(),
+    });
     let rest = conclave_rest::router(RestState {
-        authenticator: Authenticator::new(store.clone()),
+        authenticator,
         store,
         executor,
         files,
@@ -321,7 +329,8 @@ async fn start_node(
         }),
         work_dir,
         active_only: config.status_contract == StatusContract::ActiveOnly,
-    });
+    })
+    .merge(file_server);
     serve(services, "rest", listeners.rest, user_tls.clone(), rest.clone());
     serve(services, "internal rest", listeners.internal, user_tls, rest);
     let (order, restart) = watch::channel(false);

@@ -178,10 +178,11 @@ impl Reporter {
 
     fn file_tree(&self) -> Part {
         let status = self.files.status();
-        let version = self.consensus.state().borrow().files().version;
+        let version = self.consensus.state().borrow().files().version();
         let cause = match &status.error {
             Some(error) => Some(error.clone()),
             None if status.missing > 0 => Some(format!("{} files are on their way", status.missing)),
+            None if status.watch_failure.is_some() => status.watch_failure.clone(),
             None if status.applied < version => Some("the tree follows the manifest".to_owned()),
             None => None,
         };

@@ -132,10 +132,15 @@ impl From<FileSyncError> for ApiError {
         let message = error.to_string();
         match error {
             FileSyncError::NotFound(_) => Self::not_found(message),
-            FileSyncError::Refused(..) => Self::bad(message),
-            FileSyncError::TooFewCopies { .. } | FileSyncError::Consensus(_) | FileSyncError::ContentMissing(_) => {
-                Self::unavailable(message)
-            }
+            FileSyncError::Refused(..) | FileSyncError::Path { .. } => Self::bad(message),
+            FileSyncError::Conflict(_) => Self::conflict(message),
+            FileSyncError::TooFewCopies { .. }
+            | FileSyncError::Consensus(_)
+            | FileSyncError::ContentMissing(_)
+            | FileSyncError::Unsettled(_)
+            | FileSyncError::DiskFull { .. }
+            | FileSyncError::ForeignRoot { .. }
+            | FileSyncError::CutOff => Self::unavailable(message),
             _ => Self::internal(message),
         }
     }

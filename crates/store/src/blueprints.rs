@@ -45,6 +45,17 @@ impl Store {
             .get(0))
     }
 
+    /// Whether the tenant's blueprint of this id is shown to all tenants.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn blueprint_is_global(&self, tenant: &str, id: &str) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let sql = "SELECT EXISTS (SELECT FROM blueprints WHERE tenant_name = $1 AND id = $2 AND visibility = 'global')";
+        let found = client.query_one(sql, &[&tenant, &id]).await;
+        Ok(found.map_err(StoreError::reading)?.get(0))
+    }
+
     /// Stores a blueprint in state `uploaded`, with the ended execution of its upload: whole or not at all.
     ///
     /// # Errors

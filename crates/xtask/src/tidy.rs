@@ -37,6 +37,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("messaging", 5),
     ("testkit", 6),
     ("executor", 7),
+    ("fileserver", 8),
     ("events", 8),
     ("consul-api", 8),
     ("rest", 8),
@@ -64,6 +65,7 @@ const ABOVE_SUBSTRATE: &[&str] = &[
     "executor",
     "operations",
     "events",
+    "fileserver",
     "rest",
 ];
 /// Libraries that one package alone may name.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conclave_catalog::files::{ContentHash, Entry, FilesCommand};
+use conclave_catalog::files::{
+    ContentHash, Entry, Expected, FileEntry, FilePath, FilesCommand, Layout, Modified, Step,
+};
 use conclave_catalog::{Command, NodeId};
 use conclave_consensus::{Consensus, Profile, StartOptions, identity_dir, start};
 use conclave_consul_api::{ConsulApi, ConsulApiOptions};
@@ -114,7 +116,7 @@ async fn obey(consensus: &Consensus, words: &[String]) -> anyhow::Result<Value> 
                 "quorum": leadership.has_quorum,
                 "voters": consensus.voters().map(|voters| voters.len()),
                 "keys": state.directory().kv().entries().len(),
-                "files": state.files().entries.len(),
+                "files": state.files().len(),
             }))
         }
         "load" => {
@@ -142,16 +144,25 @@ async fn fill(consensus: &Consensus, files: usize, keys: usize) -> anyhow::Resul
                 for (place, byte) in content.iter_mut().enumerate() {
                     *byte = ((tree * 31 + number * 7 + place * 13) % 256) as u8;
                 }
-                let entry = Entry::File {
+                let entry = Entry::File(FileEntry {
                     content: ContentHash(content),
+                    layout: Layout::Whole,
                     size: number as u64 * 1000,
                     mode: 0o644,
-                };
-                (format!("{root}/scripts/some-folder/file-{number:05}.py"), entry)
+                    modified: Modified::default(),
+                });
+                let path = FilePath::new(format!("{root}/scripts/some-folder/file-{number:05}.py"))?;
+                Ok((path, entry))
             })
-            .collect();
+            .collect::<anyhow::Result<_>>()?;
+        let replace = Step::ReplaceTree {
+            root: FilePath::new(&root)?,
+            entries,
+            expected: Expected::Anything,
+        };
+        let (set, steps) = (None, vec![replace]);
         consensus
-            .propose(Command::Files(FilesCommand::ReplaceTree { root, entries }))
+            .propose(Command::Files(FilesCommand::Change { set, steps }))
             .await?;
     }
     let mut running = tokio::task::JoinSet::new();

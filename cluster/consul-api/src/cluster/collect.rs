@@ -45,7 +45,7 @@ pub async fn collect(consensus: &Consensus) -> ClusterStatus {
             .and_then(|id| name_of(id).map(|name| LeaderStatus { id, name })),
         term: leadership.term,
         database: rule,
-        files_version: state.files().version,
+        files_version: state.files().version(),
         causes: Vec::new(),
         nodes,
     };

@@ -231,12 +231,12 @@ fn raft(page: &mut Page, consensus: &Consensus) {
     page.gauge(
         "conclave_files_version",
         "Version of the file manifest.",
-        state.files().version,
+        state.files().version(),
     );
     page.gauge(
         "conclave_files_entries",
         "Paths in the file manifest.",
-        state.files().entries.len(),
+        state.files().len(),
     );
 }
 

@@ -155,7 +155,7 @@ fn summary(backup: &Backup) -> String {
         backup.about.made_at,
         backup.about.index,
         backup.state.nodes().len(),
-        backup.state.files().entries.len(),
+        backup.state.files().len(),
         backup.state.directory().kv().entries().len()
     )
 }
@@ -163,7 +163,7 @@ fn summary(backup: &Backup) -> String {
 fn facts(backup: &Backup, bytes: Option<u64>) -> Value {
     json!({
         "cluster_id": backup.about.cluster_id, "made_at": backup.about.made_at, "made_by": backup.about.made_by,
-        "index": backup.about.index, "nodes": backup.state.nodes().len(), "files": backup.state.files().entries.len(),
+        "index": backup.about.index, "nodes": backup.state.nodes().len(), "files": backup.state.files().len(),
         "keys": backup.state.directory().kv().entries().len(), "bytes": bytes,
     })
 }

@@ -79,6 +79,15 @@ pub(super) async fn status(node: &Node) -> Result<ExitCode> {
     })
 }
 
+/// What a node's tree lacks, in paths and chunks.
+fn backlog(files: &Value) -> String {
+    match (files["missing"].as_u64(), files["missing_chunks"].as_u64()) {
+        (Some(0), Some(0)) => "whole".to_owned(),
+        (Some(paths), Some(chunks)) => format!("-{paths} (-{chunks})"),
+        _ => "?".to_owned(),
+    }
+}
+
 /// One line a node, then what is wrong.
 fn table(status: &Value) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -90,18 +99,19 @@ fn table(status: &Value) -> String {
         text(&status["answered_by"])
     )];
     lines.push(format!(
-        "{:<10} {:<16} {:<12} {:<10} {:<10} {}",
-        "NODE", "ADDRESS", "STATUS", "RAFT", "POSTGRES", "LSN"
+        "{:<10} {:<16} {:<12} {:<10} {:<10} {:<14} {}",
+        "NODE", "ADDRESS", "STATUS", "RAFT", "POSTGRES", "FILES", "LSN"
     ));
     for node in status["nodes"].as_array().into_iter().flatten() {
         let parts = &node["report"]["parts"];
         lines.push(format!(
-            "{:<10} {:<16} {:<12} {:<10} {:<10} {}",
+            "{:<10} {:<16} {:<12} {:<10} {:<10} {:<14} {}",
             text(&node["name"]),
             text(&node["address"]),
             text(&node["status"]),
             parts["raft"]["details"]["role"].as_str().unwrap_or("?"),
             parts["postgres"]["details"]["role"].as_str().unwrap_or("?"),
+            backlog(&parts["files"]["details"]),
             parts["postgres"]["details"]["lsn"],
         ));
     }

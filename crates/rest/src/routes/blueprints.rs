@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use conclave_archive::{ArchiveKind, Limits, single_folder, unpack};
 use conclave_blueprint::{FolderResolver, Plan, parse};
+use conclave_filesync::{Expected, FileSyncError, RememberedTree};
 use conclave_store::{NewBlueprint, Resource};
 use conclave_types::ExecutionId;
 use futures::{Stream, StreamExt};
@@ -91,8 +92,7 @@ pub(super) async fn upload(
     std::fs::create_dir(&packed)
         .and_then(|()| std::fs::rename(&upload.archive, packed.join(format!("{id}.{}", kind.extension()))))
         .map_err(|error| ApiError::internal(error.to_string()))?;
-    state.files.put_tree(&files, &root).await?;
-    state.files.put_tree(&archived, &packed).await?;
+    let place = take_place(&state, &tenant, &id, [(&files, &root), (&archived, &packed)]).await?;
     let new = NewBlueprint {
         tenant: tenant.clone(),
         id: id.clone(),
@@ -106,23 +106,83 @@ pub(super) async fn upload(
     };
     if let Err(error) = state.store.blueprint_create(&new).await {
         // An unknown outcome may have stored it: its files must stay then.
-        if !matches!(
-            error,
-            conclave_store::StoreError::UnknownOutcome | conclave_store::StoreError::Conflict(_)
-        ) {
-            for tree in [&files, &archived] {
-                if let Err(error) = state.files.remove(tree).await {
-                    tracing::warn!(tree, %error, "files of a refused upload are left");
-                }
-            }
+        if !matches!(error, conclave_store::StoreError::UnknownOutcome) {
+            place.give_back(&state).await;
         }
         return Err(error.into());
+    }
+    if place.is_lost(&state) {
+        // Somebody took the place before the record knew of us. The record has decided now.
+        let ours = [(files.into_bytes(), root), (archived.into_bytes(), packed)];
+        let ours = ours
+            .into_iter()
+            .map(|(tree, folder)| (tree, folder, Expected::Anything));
+        state.files.put_trees(ours.collect()).await?;
     }
     let asked = Asked::read(Resource::BLUEPRINTS, caller.scope("blueprint_get")?, None)?;
     Ok((
         StatusCode::CREATED,
         Json(asked.one(&state.store, Resource::BLUEPRINTS, &id).await?),
     ))
+}
+
+/// Where an upload has put its files.
+struct Place {
+    /// What was there before.
+    before: Vec<RememberedTree>,
+    trees: Vec<String>,
+    version: u64,
+}
+
+impl Place {
+    /// Leaves everything as it was before, unless somebody else has put something there since.
+    async fn give_back(self, state: &RestState) {
+        let expected = Expected::Version(self.version);
+        let before = self.before.into_iter().map(|tree| (tree, expected)).collect();
+        if let Err(error) = state.files.put_back(before).await {
+            tracing::warn!(trees = ?self.trees, %error, "files of a refused upload are left");
+        }
+    }
+
+    fn is_lost(&self, state: &RestState) -> bool {
+        let version = |tree: &String| state.files.entry(tree).map(|found| found.version);
+        self.trees.iter().any(|tree| version(tree) != Some(self.version))
+    }
+}
+
+/// Puts an upload's trees, in one change, where nothing is. What an upload that was cut off has left there is replaced; of two uploads at
+/// once, one is refused, so that their files never mix.
+async fn take_place(
+    state: &RestState,
+    tenant: &str,
+    id: &str,
+    trees: [(&String, &PathBuf); 2],
+) -> Result<Place, ApiError> {
+    let exists = || ApiError::conflict(format!("blueprint with id={id} already exists on tenant `{tenant}`"));
+    for attempt in 0.. {
+        let before = trees
+            .iter()
+            .map(|(tree, _)| state.files.remember(tree))
+            .collect::<Result<Vec<_>, _>>()?;
+        // What was looked at before this holds as long as the trees are as they were then.
+        if state.store.blueprint_exists(tenant, id).await? {
+            return Err(exists());
+        }
+        let puts = trees.iter().zip(&before).map(|((tree, folder), before)| {
+            let (tree, folder): (&String, &PathBuf) = (tree, folder);
+            (tree.clone().into_bytes(), folder.clone(), before.expected())
+        });
+        match state.files.put_trees(puts.collect()).await {
+            Ok(version) => {
+                let trees = trees.iter().map(|(tree, _)| (*tree).clone()).collect();
+                return Ok(Place { before, trees, version });
+            }
+            Err(FileSyncError::Conflict(_)) if attempt == 0 => {}
+            Err(FileSyncError::Conflict(_)) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(exists())
 }
 
 /// Unpacks and parses. Blocking.
