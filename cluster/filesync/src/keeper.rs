@@ -499,6 +499,14 @@ impl Keeper {
         let Some(hands) = tree.hands.take() else {
             return Err(FileSyncError::CutOff);
         };
+        // What is just being published may have changed behind its reader, or gone with a folder above it, before this node knows that
+        // it has it: it is looked at again when it is published.
+        for path in &settled {
+            let (from, to) = path.below();
+            let below = tree.capturing.range(from..to).cloned();
+            tree.changed_meanwhile
+                .extend(tree.capturing.get(path).cloned().into_iter().chain(below));
+        }
         let (shown, root) = (tree.shown.clone(), self.root.clone());
         let (edits, hands) = blocking(move || {
             let edits = root.check().and_then(|()| edits(&hands, &shown, settled));
@@ -545,11 +553,10 @@ impl Keeper {
 
 /// What is being published is looked at again when it is; a folder that went cannot go before what was in it.
 fn leave_for_later(tree: &mut Tree, edits: &mut Vec<Edit>, now: Duration) {
-    let (capturing, meanwhile, settling) = (&tree.capturing, &mut tree.changed_meanwhile, &mut tree.settling);
+    let (capturing, settling) = (&tree.capturing, &mut tree.settling);
     edits.retain(|edit| {
         let path = edit.path();
         if capturing.contains(path) {
-            meanwhile.insert(path.clone());
             return false;
         }
         let (from, to) = path.below();
@@ -693,7 +700,8 @@ fn touches(job: &Job, capturing: &BTreeSet<FilePath>) -> bool {
     let (first, second) = match job {
         Job::Tree { root, .. } | Job::Remove { root } => (root, None),
         Job::Move { from, to } => (from, Some(to)),
-        Job::Folder { .. } => return false,
+        // What is in it may be on its way; that it is there is not to be undone.
+        Job::Folder { path, .. } => return capturing.contains(path),
         Job::File { path, .. } | Job::Link { path, .. } => (path, None),
     };
     let busy = |path: &FilePath| {

@@ -138,6 +138,10 @@ impl Publisher {
                 Err(other) => return Err(other),
             }
         };
+        // The leader's answer may be here before the change itself is: a tree that knew more than the manifest would be set back to it.
+        let mut state = self.consensus.state();
+        let here = state.wait_for(|state| state.files().version() >= version).await;
+        here.map_err(|_| FileSyncError::CutOff)?;
         published.extend(gone.into_iter().map(|(path, _)| Published::Gone(path)));
         let puts = entries.into_iter();
         published.extend(puts.map(|(path, stamp, entry)| Published::Put(path, stamp, entry, version)));

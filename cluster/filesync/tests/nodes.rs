@@ -438,7 +438,6 @@ fn a_reader_sees_one_version_and_ranges_are_cut() {
 }
 
 #[test]
-#[ignore = "fails now and then: what is left over of the old names has to be looked into"]
 fn folders_that_are_renamed_as_soon_as_they_appear_are_taken_up() {
     let cluster = Cluster::of(3);
     cluster.wait_equal();
