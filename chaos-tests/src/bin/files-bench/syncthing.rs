@@ -86,55 +86,34 @@ impl Syncthing {
         Ipv4Addr::from_bits(self.first.to_bits() + u32::from(node) - 1)
     }
 
-    /// Everything that is not named has the value that it comes with.
     fn configure(&self) -> Result<()> {
         let mut ids = Vec::new();
         for node in NODES {
             let home = format!("--home={}", self.home(node).display());
             let flags = ["generate", "--no-default-folder", "--skip-port-probing"];
             output(Command::new(PROGRAM).args(flags).arg(&home))?;
-            ids.push(
-                output(Command::new(PROGRAM).args(["--device-id", &home]))?
-                    .trim()
-                    .to_owned(),
-            );
+            let id = output(Command::new(PROGRAM).args(["--device-id", &home]))?;
+            ids.push(id.trim().to_owned());
             // Without this marker it takes the folder for a disk that is not mounted.
             std::fs::create_dir_all(self.folder(node).join(".stfolder"))?;
         }
-        let delay = match self.noticing {
+        let delay_s = match self.noticing {
             Noticing::Watching { delay_s } => delay_s,
             Noticing::Asked => 10,
         };
-        let share: String = ids.iter().map(|id| format!("<device id=\"{id}\"/>")).collect();
-        let devices = NODES.iter().zip(&ids).map(|(node, id)| {
-            let address = self.address(*node);
-            format!(
-                "<device id=\"{id}\" name=\"node{node}\"><address>tcp://{address}:{FILES_PORT}</address></device>\n"
-            )
-        });
-        let devices: String = devices.collect();
         for node in NODES {
-            let (address, path) = (self.address(node), self.folder(node));
-            let text = format!(
-                "<configuration version=\"36\">\n\
-                 <folder id=\"{FOLDER}\" path=\"{}\" fsWatcherDelayS=\"{delay}\">{share}</folder>\n\
-                 {devices}\
-                 <gui enabled=\"true\" tls=\"false\"><address>{address}:{REST_PORT}</address><apikey>{KEY}</apikey></gui>\n\
-                 <options>\n\
-                 <listenAddress>tcp://{address}:{FILES_PORT}</listenAddress>\n\
-                 <globalAnnounceEnabled>false</globalAnnounceEnabled>\n\
-                 <localAnnounceEnabled>false</localAnnounceEnabled>\n\
-                 <relaysEnabled>false</relaysEnabled>\n\
-                 <natEnabled>false</natEnabled>\n\
-                 <reconnectionIntervalS>1</reconnectionIntervalS>\n\
-                 <startBrowser>false</startBrowser>\n\
-                 <urAccepted>-1</urAccepted>\n\
-                 <autoUpgradeIntervalH>0</autoUpgradeIntervalH>\n\
-                 <crashReportingEnabled>false</crashReportingEnabled>\n\
-                 </options>\n</configuration>\n",
-                path.display()
-            );
-            std::fs::write(self.home(node).join("config.xml"), text)?;
+            let file = self.home(node).join("config.xml");
+            let generated = std::fs::read_to_string(&file)?;
+            let peers: Vec<Peer<'_>> = NODES
+                .iter()
+                .zip(&ids)
+                .map(|(node, id)| Peer {
+                    id,
+                    address: self.address(*node),
+                })
+                .collect();
+            let own = configuration(&generated, &self.folder(node), delay_s, self.address(node), &peers);
+            std::fs::write(file, own.context("the generated configuration is not as expected")?)?;
         }
         Ok(())
     }
@@ -204,6 +183,71 @@ impl Syncthing {
         }
         serde_json::from_str(body).with_context(|| format!("the answer to {path}"))
     }
+}
+
+/// One of them, as the others' configurations name it.
+struct Peer<'a> {
+    id: &'a str,
+    address: Ipv4Addr,
+}
+
+/// A generated configuration, with these devices, a folder that they share, and nothing that leaves the machine. Everything that is not
+/// named stays as it comes: what is left out of the file is not what the program's own defaults are.
+fn configuration(generated: &str, path: &Path, delay_s: u32, address: Ipv4Addr, peers: &[Peer<'_>]) -> Option<String> {
+    let (_, defaults) = generated.split_once("<defaults>")?;
+    let template = |tag: &str| {
+        let from = defaults.find(&format!("<{tag} id=\"\""))?;
+        let end = format!("\n        </{tag}>");
+        let length = defaults.get(from..)?.find(&end)? + end.len();
+        defaults.get(from..from + length)
+    };
+    let (folder, device) = (template("folder")?, template("device")?);
+    let share: String = peers
+        .iter()
+        .map(|peer| format!("<device id=\"{}\"></device>", peer.id))
+        .collect();
+    let folder = folder
+        .replacen("id=\"\"", &format!("id=\"{FOLDER}\""), 1)
+        .replacen("path=\"~\"", &format!("path=\"{}\"", path.display()), 1)
+        .replacen("fsWatcherDelayS=\"10\"", &format!("fsWatcherDelayS=\"{delay_s}\""), 1);
+    // The first device in it is whoever generated it.
+    let (before, rest) = folder.split_once("<device ")?;
+    let (_, after) = rest.split_once("</device>")?;
+    let folder = format!("{before}{share}{after}");
+    let devices: String = peers
+        .iter()
+        .map(|peer| {
+            device
+                .replacen("id=\"\"", &format!("id=\"{}\" name=\"{}\"", peer.id, peer.address), 1)
+                .replacen("dynamic", &format!("tcp://{}:{FILES_PORT}", peer.address), 1)
+        })
+        .collect();
+    let (head, _) = generated.split_once("<device ")?;
+    let (_, rest) = generated.split_once("<gui ")?;
+    let (gui, listen) = (
+        format!("{address}:{REST_PORT}"),
+        format!("tcp://{address}:{FILES_PORT}"),
+    );
+    let mut rest = rest.to_owned();
+    for (tag, value) in [
+        ("address", gui.as_str()),
+        ("apikey", KEY),
+        ("listenAddress", &listen),
+        ("globalAnnounceEnabled", "false"),
+        ("localAnnounceEnabled", "false"),
+        ("relaysEnabled", "false"),
+        ("natEnabled", "false"),
+        ("reconnectionIntervalS", "1"),
+        ("startBrowser", "false"),
+        ("urAccepted", "-1"),
+        ("autoUpgradeIntervalH", "0"),
+        ("crashReportingEnabled", "false"),
+    ] {
+        let (before, after) = rest.split_once(&format!("<{tag}>"))?;
+        let (_, after) = after.split_once(&format!("</{tag}>"))?;
+        rest = format!("{before}<{tag}>{value}</{tag}>{after}");
+    }
+    Some(format!("{head}{folder}\n{devices}\n<gui {rest}"))
 }
 
 /// What a program prints.
