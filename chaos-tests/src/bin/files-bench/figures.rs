@@ -13,8 +13,8 @@ pub struct Trials {
     times: Sample,
     /// Of a large file: its size.
     bytes: Option<u64>,
-    /// What each node has received from others, in each trial, as it counts.
-    received: Vec<Vec<u64>>,
+    /// What the nodes have brought to each other in each trial, as they count.
+    moved: Vec<u64>,
     /// What all connections of the nodes for files have carried, in each trial, as the system counts.
     carried: Vec<u64>,
 }
@@ -36,9 +36,9 @@ impl Trials {
         self.bytes = Some(bytes);
     }
 
-    /// What the last one cost: received by each node; and carried, if that can be told from what the client sent.
-    pub fn cost(&mut self, received: Vec<u64>, carried: Option<u64>) {
-        self.received.push(received);
+    /// What the last one cost: moved between nodes; and carried, if that can be told from what the client sent.
+    pub fn cost(&mut self, moved: u64, carried: Option<u64>) {
+        self.moved.push(moved);
         self.carried.extend(carried);
     }
 
@@ -48,8 +48,8 @@ impl Trials {
         if let Some(bytes) = self.bytes {
             all["bytes"] = json!(bytes);
         }
-        if !self.received.is_empty() {
-            all["received_bytes"] = json!(self.received);
+        if !self.moved.is_empty() {
+            all["moved_bytes"] = json!(self.moved);
             all["carried_bytes"] = json!(self.carried);
         }
         all
@@ -59,20 +59,14 @@ impl Trials {
     pub fn show(&self, subject: &str, what: &str, way: Way) {
         let figures = [0.5, 0.99, 0.0, 1.0].map(|share| format!("{:.1}", self.times.quantile(share) * 1000.0));
         let mut more = Vec::new();
-        if let (Some(bytes), true) = (self.bytes, self.received.is_empty()) {
+        if let (Some(bytes), true) = (self.bytes, self.moved.is_empty()) {
             more.push(format!("{:.0} MiB/s", mib(bytes) / self.times.quantile(0.5)));
         }
-        if !self.received.is_empty() {
-            let all: Vec<String> = self
-                .received
-                .iter()
-                .map(|nodes| format!("{:.3}", mib(nodes.iter().sum())))
-                .collect();
-            more.push(format!("received {} MiB", all.join(", ")));
-        }
-        if !self.carried.is_empty() {
-            let all: Vec<String> = self.carried.iter().map(|bytes| format!("{:.3}", mib(*bytes))).collect();
-            more.push(format!("on the wire {} MiB", all.join(", ")));
+        for (what, bytes) in [("moved", &self.moved), ("on the wire", &self.carried)] {
+            if !bytes.is_empty() {
+                let all: Vec<String> = bytes.iter().map(|bytes| format!("{:.3}", mib(*bytes))).collect();
+                more.push(format!("{what} {} MiB", all.join(", ")));
+            }
         }
         eprintln!(
             "| {subject} | {what} | {} | {} | {} | {} |",

@@ -25,7 +25,7 @@ use crate::conclave::Conclave;
 use crate::content::Workshop;
 use crate::figures::Trials;
 use crate::parts::Part;
-use crate::subject::{Subject, Way};
+use crate::subject::Subject;
 use crate::syncthing::{Noticing, Syncthing};
 
 /// What is measured, and how often.

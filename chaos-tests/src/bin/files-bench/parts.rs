@@ -235,17 +235,16 @@ async fn ensure_large<S: Subject>(subject: &S, workshop: &Workshop) -> Result<()
 
 async fn insert<S: Subject>(subject: &S, workshop: &Workshop, way: Way, node: u8, trials: &mut Trials) -> Result<()> {
     let source = workshop.insert(LARGE)?;
-    let (received, carried) = (subject.received().await?, carried(&subject.addresses())?);
+    let (moved, carried) = (subject.moved().await?, carried(&subject.addresses())?);
     let time = bring_large(subject, &source, workshop, way, node).await?;
-    let after = subject.received().await?;
-    let nodes = after.iter().zip(&received).map(|(after, before)| after - before);
+    let moved = subject.moved().await? - moved;
     // A client of the API sends the whole file over the same port.
     let wire = match way {
         Way::Disk => Some(grown(&carried, &self::carried(&subject.addresses())?)),
         Way::Api => None,
     };
     trials.add(time);
-    trials.cost(nodes.collect(), wire);
+    trials.cost(moved, wire);
     Ok(())
 }
 

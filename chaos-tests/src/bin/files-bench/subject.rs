@@ -60,8 +60,8 @@ pub trait Subject {
     /// Has a node look at its disk at once, where it would take its time: for what is not measured.
     async fn look_now(&self, node: u8) -> Result<()>;
 
-    /// Bytes that each node has received from others so far, as it counts them.
-    async fn received(&self) -> Result<Vec<u64>>;
+    /// Bytes that nodes have brought to each other so far, as they count them.
+    async fn moved(&self) -> Result<u64>;
 
     /// The nodes' addresses.
     fn addresses(&self) -> Vec<String>;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use conclave_chaos_tests::within;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -114,6 +116,21 @@ impl Syncthing {
                 .collect();
             let own = configuration(&generated, &self.folder(node), delay_s, self.address(node), &peers);
             std::fs::write(file, own.context("the generated configuration is not as expected")?)?;
+        }
+        Ok(())
+    }
+
+    /// Each is two processes, of which the first one watches over the other and, asked to stop, waits for it.
+    fn end(&mut self) -> Result<()> {
+        for instance in &self.instances {
+            kill(Pid::from_raw(i32::try_from(instance.id())?), Signal::SIGTERM)?;
+        }
+        for mut instance in self.instances.drain(..) {
+            let since = Instant::now();
+            while instance.try_wait()?.is_none() {
+                ensure!(since.elapsed() < PATIENCE, "process {} does not stop", instance.id());
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
         Ok(())
     }
@@ -300,12 +317,13 @@ impl Subject for Syncthing {
         Ok(())
     }
 
-    /// All that came over its connections.
-    async fn received(&self) -> Result<Vec<u64>> {
-        let mut all = Vec::new();
+    /// All that came over their connections.
+    async fn moved(&self) -> Result<u64> {
+        let mut all = 0;
         for node in NODES {
             let answer = self.ask(node, "GET", "/rest/system/connections").await?;
-            all.push(answer["total"]["inBytesTotal"].as_u64().context("the bytes received")?);
+            let bytes = answer["total"]["inBytesTotal"].as_u64();
+            all += bytes.context("the bytes received")?;
         }
         Ok(all)
     }
@@ -315,20 +333,14 @@ impl Subject for Syncthing {
     }
 
     async fn stop(&mut self) -> Result<()> {
-        for mut instance in self.instances.drain(..) {
-            instance.kill()?;
-            instance.wait()?;
-        }
-        Ok(())
+        self.end()
     }
 }
 
 impl Drop for Syncthing {
     fn drop(&mut self) {
-        for instance in &mut self.instances {
-            if let Err(error) = instance.kill().and_then(|()| instance.wait().map(drop)) {
-                eprintln!("syncthing was not ended: {error}");
-            }
+        if let Err(error) = self.end() {
+            eprintln!("syncthing was not ended: {error}");
         }
     }
 }
