@@ -108,7 +108,12 @@ impl Workshop {
 pub fn same(one: &Path, other: &Path) -> Result<()> {
     let open = |path: &Path| File::open(path).with_context(|| format!("open {}", path.display()));
     let (mut first, mut second) = (open(one)?, open(other)?);
-    ensure!(first.metadata()?.len() == second.metadata()?.len(), "sizes differ");
+    let (wanted, found) = (first.metadata()?.len(), second.metadata()?.len());
+    ensure!(
+        found == wanted,
+        "{} has {found} bytes instead of {wanted}",
+        other.display()
+    );
     let (mut left, mut right) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
     loop {
         let read = first.read(&mut left)?;
