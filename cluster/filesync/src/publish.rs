@@ -138,14 +138,22 @@ impl Publisher {
                 Err(other) => return Err(other),
             }
         };
-        // The leader's answer may be here before the change itself is: a tree that knew more than the manifest would be set back to it.
-        let mut state = self.consensus.state();
-        let here = state.wait_for(|state| state.files().version() >= version).await;
-        here.map_err(|_| FileSyncError::CutOff)?;
+        self.hear_of(version).await?;
         published.extend(gone.into_iter().map(|(path, _)| Published::Gone(path)));
         let puts = entries.into_iter();
         published.extend(puts.map(|(path, stamp, entry)| Published::Put(path, stamp, entry, version)));
         Ok(published)
+    }
+
+    /// Waits until this node knows of its own change. One that does not lead hears of it after it was committed; until then, the tree
+    /// would be made as it was before. However long that takes: the paths are left alone meanwhile.
+    async fn hear_of(&self, version: u64) -> Result<(), FileSyncError> {
+        let mut state = self.consensus.state();
+        let heard = state.wait_for(|state| state.files().version() >= version);
+        match self.tasks.shutdown().run_until(heard).await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(_)) | None => Err(FileSyncError::CutOff),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ mod support;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use conclave_filesync::{Expected, FileSyncError};
@@ -473,6 +473,26 @@ fn folders_that_are_renamed_as_soon_as_they_appear_are_taken_up() {
     };
     wait("all of them under their last names", || (0..3).all(whole));
     cluster.wait_equal();
+}
+
+#[test]
+fn what_a_person_puts_in_stays_where_it_is_while_it_is_taken_up() {
+    let cluster = Cluster::of(3);
+    cluster.wait_equal();
+    for round in 0..12 {
+        // Two of the three hear of their own change from the leader, after it was committed.
+        let node = &cluster.nodes[round % 3];
+        let (outside, place) = (cluster.dir.path().join("outside"), node.at("tenant-resources/edited"));
+        fs::write(&outside, format!("round {round}")).unwrap();
+        let (own, before) = (fs::metadata(&outside).unwrap().ino(), node.version());
+        fs::rename(&outside, &place).unwrap();
+        wait("it to be taken up", || {
+            let there = fs::metadata(&place).ok().map(|about| about.ino());
+            assert_eq!(there, Some(own), "round {round}: it was taken out of its place");
+            node.version() > before && node.is_quiet(node.version())
+        });
+        cluster.wait_equal();
+    }
 }
 
 #[test]
