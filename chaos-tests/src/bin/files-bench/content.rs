@@ -65,6 +65,8 @@ impl Workshop {
             std::fs::write(folder.join(&file), &content).with_context(|| format!("write {file} of {name}"))?;
             files.push((file, content));
         }
+        // The disk is not busy with them any more when the trial begins.
+        nix::unistd::syncfs(File::open(&folder)?)?;
         Ok(files)
     }
 
@@ -84,15 +86,14 @@ impl Workshop {
     }
 
     /// Inserts one byte in the middle of a file of the workshop.
-    pub fn insert(&self, name: &str) -> Result<PathBuf> {
+    pub fn insert(&self, name: &str) -> Result<()> {
         let path = self.path(name);
         let mut content = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let middle = content.len() / 2;
         content.insert(middle, rand::random());
         let mut file = File::create(&path)?;
         file.write_all(&content)?;
-        file.sync_all()?;
-        Ok(path)
+        Ok(file.sync_all()?)
     }
 
     /// A copy that can be put into a tree by its name, and is no load for the disk any more.

@@ -1,7 +1,7 @@
 //! What is brought to the nodes, and how that is measured. Each trial's node is another one than the last trial's.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,8 @@ use crate::visible::{Content, Wanted, wait};
 
 /// Trials come at any moment of whatever happens periodically.
 const PHASE_MS: std::ops::Range<u64> = 0..100;
-const LARGE: &str = "large";
+/// The one that gets more and more bytes.
+const EDITED: &str = "edited";
 
 /// What is brought to the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -92,15 +93,15 @@ impl Part {
             trials.of_size(workshop.large_bytes);
         }
         if self == Self::Insert {
-            // What the byte is inserted in; after the other part it is there already.
-            ensure_large(subject, workshop).await?;
+            // What the byte is inserted in; after the other way it is there already.
+            ensure_edited(subject, workshop).await?;
         }
         for number in 0..count {
             let node = NODES[number % NODES.len()];
             match self {
                 Self::Small => small_file(subject, workshop, way, node, number, trials).await,
                 Self::Set => set(subject, workshop, way, node, number, trials).await,
-                Self::Large => large(subject, workshop, way, node, trials).await,
+                Self::Large => large(subject, workshop, way, node, number, trials).await,
                 Self::Insert => insert(subject, workshop, way, node, trials).await,
             }
             .with_context(|| format!("trial {}", number + 1))?;
@@ -168,16 +169,11 @@ async fn set<S: Subject>(
     Ok(())
 }
 
-/// The large file of the workshop, to be seen on all nodes.
-async fn bring_large<S: Subject>(
-    subject: &S,
-    source: &Path,
-    workshop: &Workshop,
-    way: Way,
-    node: u8,
-) -> Result<Duration> {
-    let length = std::fs::metadata(source)?.len();
-    let places = NODES.map(|node| subject.folder(node).join(LARGE));
+/// Brings a large file of the workshop to all nodes, under the same name.
+async fn bring<S: Subject>(subject: &S, workshop: &Workshop, way: Way, node: u8, name: &str) -> Result<Duration> {
+    let source = workshop.path(name);
+    let length = std::fs::metadata(&source)?.len();
+    let places = NODES.map(|node| subject.folder(node).join(name));
     let wanted = places.clone().map(|path| Wanted {
         path,
         content: Content::Length(length),
@@ -188,55 +184,56 @@ async fn bring_large<S: Subject>(
         way,
         wanted: wanted.into(),
     };
-    let to = subject.folder(node).join(LARGE);
+    let to = subject.folder(node).join(name);
     let copy = match way {
-        Way::Disk => workshop.copy(source)?,
+        Way::Disk => workshop.copy(&source)?,
         Way::Api => PathBuf::new(),
     };
     let on_disk = move || std::fs::rename(copy, to);
-    let time = happening.time(on_disk, subject.put(node, LARGE, source)).await?;
+    let time = happening.time(on_disk, subject.put(node, name, &source)).await?;
     for place in places {
-        same(source, &place)?;
+        same(&source, &place)?;
     }
     Ok(time)
 }
 
-async fn large<S: Subject>(subject: &S, workshop: &Workshop, way: Way, node: u8, trials: &mut Trials) -> Result<()> {
-    // New each time: not an edit of what was there, of which a part could stay.
-    remove_large(subject, node).await?;
-    let source = workshop.large(LARGE)?;
-    trials.add(bring_large(subject, &source, workshop, way, node).await?);
-    Ok(())
+/// Under a new name each time: Syncthing's watcher waits longer for what was deleted a moment ago.
+async fn large<S: Subject>(
+    subject: &S,
+    workshop: &Workshop,
+    way: Way,
+    node: u8,
+    number: usize,
+    trials: &mut Trials,
+) -> Result<()> {
+    let name = format!("large-{}-{number}", way.key());
+    let source = workshop.large(&name)?;
+    trials.add(bring(subject, workshop, way, node, &name).await?);
+    std::fs::remove_file(source)?;
+    remove(subject, node, &name).await
 }
 
-async fn remove_large<S: Subject>(subject: &S, node: u8) -> Result<()> {
-    let places = NODES.map(|node| subject.folder(node).join(LARGE));
-    if !places[0].exists() {
-        return Ok(());
-    }
-    std::fs::remove_file(subject.folder(node).join(LARGE))?;
+async fn remove<S: Subject>(subject: &S, node: u8, name: &str) -> Result<()> {
+    let places = NODES.map(|node| subject.folder(node).join(name));
+    std::fs::remove_file(subject.folder(node).join(name))?;
     subject.look_now(node).await?;
     let gone = || async { places.iter().all(|place| !place.exists()).then_some(()) };
-    conclave_chaos_tests::within(PATIENCE, gone)
-        .await
-        .context("the large file stays")
+    let gone = conclave_chaos_tests::within(PATIENCE, gone).await;
+    gone.with_context(|| format!("{name} stays"))
 }
 
-async fn ensure_large<S: Subject>(subject: &S, workshop: &Workshop) -> Result<()> {
-    let source = workshop.path(LARGE);
-    if source.exists() {
-        return Ok(());
+async fn ensure_edited<S: Subject>(subject: &S, workshop: &Workshop) -> Result<()> {
+    if !workshop.path(EDITED).exists() {
+        workshop.large(EDITED)?;
+        bring(subject, workshop, subject.ways()[0], NODES[0], EDITED).await?;
     }
-    let source = workshop.large(LARGE)?;
-    let way = subject.ways()[0];
-    bring_large(subject, &source, workshop, way, NODES[0]).await?;
     Ok(())
 }
 
 async fn insert<S: Subject>(subject: &S, workshop: &Workshop, way: Way, node: u8, trials: &mut Trials) -> Result<()> {
-    let source = workshop.insert(LARGE)?;
+    workshop.insert(EDITED)?;
     let (moved, carried) = (subject.moved().await?, carried(&subject.addresses())?);
-    let time = bring_large(subject, &source, workshop, way, node).await?;
+    let time = bring(subject, workshop, way, node, EDITED).await?;
     let moved = subject.moved().await? - moved;
     // A client of the API sends the whole file over the same port.
     let wire = match way {
