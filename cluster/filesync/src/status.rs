@@ -36,9 +36,9 @@ pub struct FilesStatus {
     pub chunks: usize,
     /// And their bytes.
     pub chunk_bytes: u64,
-    /// Bytes of chunks received from other nodes since the start.
+    /// Bytes of chunks that were asked of other nodes and came, since the start. What was given unasked is in the giver's `bytes_sent`.
     pub bytes_received: u64,
-    /// Bytes of chunks given to other nodes since the start.
+    /// Bytes of chunks given to other nodes unasked, since the start.
     pub bytes_sent: u64,
     /// What went wrong last, and has not been overcome.
     pub error: Option<String>,
