@@ -303,6 +303,14 @@ impl Manifest {
             Entry::Directory { mode } if mode & !PERMISSIONS != 0 => return Err(FilesRefusal::Mode(path)),
             _ => {}
         }
+        // Of a tree whose entries contradict each other; a single entry that is put takes the place of all that was below it before.
+        let below = self.below(&path).next().map(|(below, _)| below.clone());
+        if let Some(below) = below.filter(|_| !entry.is_directory()) {
+            return Err(FilesRefusal::NoDirectory {
+                path: below,
+                parent: path,
+            });
+        }
         let mut missing = Vec::new();
         let mut above = path.parent();
         // From the inside out: as a rule the next folder is there, and with it all others.

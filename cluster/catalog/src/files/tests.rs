@@ -223,6 +223,19 @@ fn what_a_replaced_tree_keeps_keeps_its_version() {
 }
 
 #[test]
+fn a_tree_that_contradicts_itself_is_refused() {
+    for entries in [
+        [("b", folder()), ("b/c/d", file(1)), ("b/c", file(2))],
+        [("b", folder()), ("b/c", file(2)), ("b/c/d", file(1))],
+    ] {
+        let mut manifest = Manifest::default();
+        let refused = manifest.apply(1, change(vec![tree("b", &entries)]));
+        assert!(matches!(refused, Err(FilesRefusal::NoDirectory { .. })), "{refused:?}");
+        assert!(manifest.is_empty());
+    }
+}
+
+#[test]
 fn a_large_set_is_brought_in_by_parts() {
     let (mut manifest, set) = (Manifest::default(), SetId(uuid::Uuid::from_u128(7)));
     let stage = |part, steps| FilesCommand::Stage { set, part, steps };
@@ -300,6 +313,13 @@ impl Model {
                     self.0.insert(above.as_bytes().to_vec(), folder());
                 }
             }
+        }
+        let below = self
+            .0
+            .keys()
+            .any(|other| other != at.as_bytes() && Self::within(other, at.as_bytes()));
+        if below && !entry.is_directory() {
+            return false;
         }
         self.0.insert(at.as_bytes().to_vec(), entry);
         true
