@@ -150,7 +150,8 @@ pub enum DatabaseCommand {
         /// Its system identifier.
         system_id: String,
     },
-    /// Claims the next epoch for a change. It takes the place of a change that was under way.
+    /// Claims the next epoch for a change. It takes the place of a change that was under way; once that has a candidate, who may
+    /// be primary already, only a failover does.
     Claim {
         /// Must be the highest claimed epoch plus one.
         epoch: u64,
@@ -349,6 +350,14 @@ impl DatabaseState {
                 known: self.last_epoch,
             });
         }
+        // A choice leaves the epoch as it is: a claim that was decided on before it may come after it.
+        let chosen = self.change.as_ref().filter(|change| change.candidate.is_some());
+        if let (ChangeKind::Cohort(_), Some(change)) = (&kind, chosen) {
+            return Err(DatabaseRefusal::OutOfOrder {
+                step: "claim".into(),
+                epoch: change.epoch,
+            });
+        }
         if let (ChangeKind::Switchover(node), Some(rule)) = (&kind, &self.rule) {
             if self.change.is_some() {
                 return Err(DatabaseRefusal::ChangeUnderWay(epoch - 1));
@@ -511,6 +520,34 @@ mod tests {
             (NodeId(2), 2, Lsn(6), cohort)
         );
         assert_eq!(state.history.len(), 1);
+    }
+
+    #[test]
+    fn a_candidate_gives_way_to_a_failover_alone() {
+        let mut state = bootstrapped();
+        let claim = |epoch, kind| DatabaseCommand::Claim { epoch, kind };
+        state.apply(claim(2, ChangeKind::Failover)).unwrap();
+        let choose = DatabaseCommand::Choose {
+            epoch: 2,
+            node: NodeId(2),
+            parent: 1,
+            at: Lsn(5),
+        };
+        state.apply(choose).unwrap();
+        let before = state.clone();
+        let cohort = ChangeKind::Cohort(BTreeSet::from([NodeId(1)]));
+        let refused = state.apply(claim(3, cohort)).unwrap_err();
+        assert!(
+            matches!(refused, DatabaseRefusal::OutOfOrder { epoch: 2, .. }),
+            "{refused}"
+        );
+        assert_eq!(state, before);
+        state.apply(claim(3, ChangeKind::Failover)).unwrap();
+        assert_eq!(
+            state.holder(),
+            Some(NodeId(2)),
+            "what was chosen holds every commit still"
+        );
     }
 
     #[test]

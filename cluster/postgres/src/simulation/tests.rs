@@ -78,12 +78,20 @@ fn nothing_acknowledged_is_lost_whatever_goes_wrong() {
 }
 
 /// Seeds that found something once.
-const REGRESSIONS: [(u64, &str); 3] = [
+const REGRESSIONS: [(u64, &str); 5] = [
+    (
+        24388,
+        "a claim that was decided on before a candidate was chosen took the change from it",
+    ),
     (
         26143,
         "a rewind on the timeline of its source, chosen before the server followed",
     ),
-    (61203, "the same, and the log that it left was chosen from later"),
+    (
+        30820,
+        "the checks took an acknowledgement that came late, of what had survived, for one of a deposed primary",
+    ),
+    (61203, "as in 26143, and the log that it left was chosen from later"),
     (
         77903,
         "log of a promotion that the rule did not show yet was taken for diverged",
