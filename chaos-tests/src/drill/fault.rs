@@ -17,14 +17,22 @@ pub enum Fault {
     KillSuccessor,
     /// PostgreSQL is killed, and its successor's as soon as that has acknowledged a write.
     KillSuccessorPostgres,
+    /// The node is killed, and its successor when its database has been promoted and nothing has been written to it yet.
+    KillCandidate,
     /// SIGSTOP of the manager for seconds.
     PauseManager,
+    /// SIGSTOP of the manager for a minute.
+    PauseManagerForLong,
     /// SIGSTOP of the manager for a moment.
     BlinkManager,
     /// SIGSTOP of a standby's manager.
     PauseStandbyManager,
     /// SIGSTOP of PostgreSQL for seconds.
     PausePostgres,
+    /// SIGSTOP of PostgreSQL for a minute.
+    PausePostgresForLong,
+    /// SIGSTOP of the manager and of PostgreSQL: a machine that stands still for seconds.
+    PauseNode,
     /// SIGSTOP of a standby's PostgreSQL.
     PauseStandbyPostgres,
     /// The node and the others do not hear each other.
@@ -74,7 +82,7 @@ pub enum Fault {
 }
 
 /// Every fault.
-pub const ALL: [Fault; 30] = [
+pub const ALL: [Fault; 34] = [
     Fault::KillPostgres,
     Fault::KillManager,
     Fault::KillNode,
@@ -82,10 +90,14 @@ pub const ALL: [Fault; 30] = [
     Fault::KillAll,
     Fault::KillSuccessor,
     Fault::KillSuccessorPostgres,
+    Fault::KillCandidate,
     Fault::PauseManager,
+    Fault::PauseManagerForLong,
     Fault::BlinkManager,
     Fault::PauseStandbyManager,
     Fault::PausePostgres,
+    Fault::PausePostgresForLong,
+    Fault::PauseNode,
     Fault::PauseStandbyPostgres,
     Fault::Isolate,
     Fault::IsolateStandby,
@@ -133,8 +145,8 @@ impl Fault {
     /// Whether another node must have become primary.
     pub(super) fn deposes(self) -> bool {
         use Fault::{
-            Deaf, Isolate, KillManager, KillNode, KillTwo, Mute, PauseManager, PausePostgres, SplitWithOne, Switchover,
-            Unplug,
+            Deaf, Isolate, KillManager, KillNode, KillTwo, Mute, PauseManager, PauseManagerForLong, PauseNode,
+            PausePostgres, PausePostgresForLong, SplitWithOne, Switchover, Unplug,
         };
         matches!(
             self,
@@ -142,7 +154,10 @@ impl Fault {
                 | KillNode
                 | KillTwo
                 | PauseManager
+                | PauseManagerForLong
                 | PausePostgres
+                | PausePostgresForLong
+                | PauseNode
                 | Isolate
                 | Mute
                 | Deaf

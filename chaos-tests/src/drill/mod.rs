@@ -5,6 +5,7 @@ mod network;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,13 @@ const LAG_MAX_BYTES: i64 = 4 << 20;
 const HOUR: i64 = 3600;
 /// A statement that takes longer is stuck.
 const STEP: Duration = Duration::from_secs(4);
+
+/// A pause goes on for so many milliseconds after writes have moved elsewhere.
+const SECONDS: Range<u64> = 500..6000;
+/// The same of a long one.
+const MINUTE: Range<u64> = 55_000..60_000;
+/// Between two looks at whether a candidate has been promoted.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A cluster under load that things happen to.
 pub struct Drill {
@@ -175,10 +183,25 @@ impl Drill {
                 kill(cluster.postmaster(self.primary().await?)).await;
                 self.writes(&nodes).await
             }
-            Fault::PauseManager => {
+            Fault::KillCandidate => {
+                let candidate = self.kill_until_promoted(primary, &survivors).await?;
+                self.kill_node(candidate).await;
+                self.start(primary).await?;
+                self.writes(&but(candidate)).await
+            }
+            Fault::PauseManager | Fault::PauseManagerForLong => {
                 self.stop(cluster.manager(primary));
                 self.writes(&survivors).await?;
-                self.hold(500..6000).await;
+                self.hold(if fault == Fault::PauseManager { SECONDS } else { MINUTE })
+                    .await;
+                self.resume();
+                Ok(())
+            }
+            Fault::PauseNode => {
+                self.stop(cluster.manager(primary));
+                self.stop_postgres(primary);
+                self.writes(&survivors).await?;
+                self.hold(SECONDS).await;
                 self.resume();
                 Ok(())
             }
@@ -191,21 +214,22 @@ impl Drill {
             Fault::PauseStandbyManager => {
                 self.stop(cluster.manager(standby));
                 self.writes(&but(standby)).await?;
-                self.hold(500..6000).await;
+                self.hold(SECONDS).await;
                 self.resume();
                 Ok(())
             }
-            Fault::PausePostgres => {
+            Fault::PausePostgres | Fault::PausePostgresForLong => {
                 self.stop_postgres(primary);
                 self.writes(&nodes).await?;
-                self.hold(500..4000).await;
+                self.hold(if fault == Fault::PausePostgres { SECONDS } else { MINUTE })
+                    .await;
                 self.resume();
                 Ok(())
             }
             Fault::PauseStandbyPostgres => {
                 self.stop_postgres(standby);
                 self.writes(&nodes).await?;
-                self.hold(500..6000).await;
+                self.hold(SECONDS).await;
                 self.resume();
                 Ok(())
             }
@@ -257,6 +281,32 @@ impl Drill {
         if let Some(manager) = manager {
             manager.wait_end(HEALED).await;
         }
+    }
+
+    /// Kills the primary's node; the one whose database leaves recovery then, as soon as it has.
+    async fn kill_until_promoted(&self, primary: u8, survivors: &[u8]) -> Result<u8, String> {
+        let access = self.ledger.access();
+        let mut standbys = Vec::new();
+        for number in survivors {
+            let client = access.locally(*number).await.map_err(|error| error.to_string())?;
+            standbys.push((*number, client));
+        }
+        self.kill_node(primary).await;
+        let promoted = tokio::time::timeout(WRITES, async {
+            loop {
+                for (number, client) in &standbys {
+                    let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await;
+                    if !row
+                        .map_err(|error| format!("node{number} cannot be asked: {error}"))?
+                        .get::<_, bool>(0)
+                    {
+                        return Ok(*number);
+                    }
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+        promoted.await.map_err(|_| "no standby was promoted".to_owned())?
     }
 
     async fn start(&self, number: u8) -> Result<(), String> {
@@ -333,7 +383,7 @@ impl Drill {
     }
 
     /// A fault lasts for some milliseconds more.
-    async fn hold(&self, range: std::ops::Range<u64>) {
+    async fn hold(&self, range: Range<u64>) {
         let time = self.random().random_range(range);
         tokio::time::sleep(Duration::from_millis(time)).await;
     }
