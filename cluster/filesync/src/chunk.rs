@@ -13,7 +13,7 @@ use fastcdc::v2020::{FastCDC, Normalization};
 /// Files up to this are one chunk.
 pub(crate) const CHUNK_BYTES_MIN: usize = 64 << 10;
 const CHUNK_BYTES_AVERAGE: usize = 256 << 10;
-const CHUNK_BYTES_MAX: usize = 1 << 20;
+pub(crate) const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// The largest thing that the store takes, and that travels as one message: a list of chunks.
 pub(crate) const STORED_BYTES_MAX: usize = 4 << 20;
 /// Read at once.
