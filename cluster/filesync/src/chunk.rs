@@ -13,7 +13,7 @@ use fastcdc::v2020::{FastCDC, Normalization};
 /// Files up to this are one chunk.
 pub(crate) const CHUNK_BYTES_MIN: usize = 64 << 10;
 const CHUNK_BYTES_AVERAGE: usize = 256 << 10;
-const CHUNK_BYTES_MAX: usize = 1 << 20;
+pub(crate) const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// The largest thing that the store takes, and that travels as one message: a list of chunks.
 pub(crate) const STORED_BYTES_MAX: usize = 4 << 20;
 /// Read at once.
@@ -95,7 +95,8 @@ pub(crate) fn cut(mut source: impl Read, mut take: impl FnMut(Chunk) -> bool) ->
             CHUNK_BYTES_MIN,
             CHUNK_BYTES_AVERAGE,
             CHUNK_BYTES_MAX,
-            Normalization::Level2,
+            // The sizes of chunks stay close to the average: what moves for a byte in the middle of one is bounded by its size.
+            Normalization::Level3,
         );
         // A cut looks ahead as far as the largest chunk.
         while filled - start >= CHUNK_BYTES_MAX || (ended && (filled > start || list.is_empty())) {
@@ -195,21 +196,29 @@ mod tests {
         }
     }
 
+    /// What changes goes to two nodes, and the list with it: of a file of 200 MiB, 27 KiB. Together that is hardly ever more than
+    /// a megabyte.
     #[test]
     fn a_byte_in_the_middle_changes_little() {
-        let before = noise(24 << 20, 2);
-        let mut after = before.clone();
-        after.insert(12 << 20, 7);
-        let (first, known) = cut_all(&before);
-        let (_, chunks) = cut_all(&after);
-        let known: std::collections::HashSet<_> = known.iter().map(|chunk| chunk.hash).collect();
-        let new: Vec<usize> = chunks
-            .iter()
-            .filter(|chunk| !known.contains(&chunk.hash))
-            .map(|chunk| chunk.bytes.len())
-            .collect();
-        assert_eq!(first.layout, Layout::Listed);
-        assert!(new.len() <= 3 && new.iter().sum::<usize>() < 1 << 20, "{new:?}");
+        let mut large = Vec::new();
+        for seed in 0..100 {
+            let before = noise(6 << 20, seed);
+            let mut after = before.clone();
+            after.insert(3 << 20, 7);
+            let (first, known) = cut_all(&before);
+            let (_, chunks) = cut_all(&after);
+            let known: std::collections::HashSet<_> = known.iter().map(|chunk| chunk.hash).collect();
+            let new: Vec<usize> = chunks
+                .iter()
+                .filter(|chunk| !known.contains(&chunk.hash))
+                .map(|chunk| chunk.bytes.len())
+                .collect();
+            assert_eq!(first.layout, Layout::Listed);
+            if 2 * (new.iter().sum::<usize>() + (27 << 10)) > 1 << 20 {
+                large.push(new);
+            }
+        }
+        assert!(large.len() <= 1, "{large:?}");
     }
 
     proptest! {

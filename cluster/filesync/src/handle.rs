@@ -23,7 +23,8 @@ use crate::ingest::{collect, commit, file_entry, ingest, put, replace, too_large
 use crate::keeper::Keeper;
 use crate::operator::OperatorService;
 use crate::publish::Publisher;
-use crate::reader::FileReader;
+use crate::reader::{FileReader, Sources};
+use crate::recent::RecentChunks;
 use crate::status::{FilesStatus, ScrubReport};
 use crate::store::ChunkStore;
 use crate::transfer::{Fetching, MESSAGE_BYTES_MAX, Members, Peers, Service, Spread};
@@ -89,8 +90,7 @@ impl RememberedTree {
 #[derive(Clone)]
 pub struct FileSync {
     consensus: Consensus,
-    store: ChunkStore,
-    peers: Peers,
+    sources: Sources,
     fetching: Fetching,
     upkeep: Upkeep,
     status: Arc<watch::Sender<FilesStatus>>,
@@ -110,6 +110,7 @@ impl FileSync {
         let root = Root::new(options.data_dir.join("resources"), &dir);
         let peers = Peers::new(consensus.clone(), &options.identity)?;
         let fetching = Fetching::start(&store, &peers, tasks);
+        let recent = RecentChunks::default();
         let (orders, keeper_orders) = mpsc::channel(ORDERS);
         let (status, _) = watch::channel(FilesStatus::default());
         let (disk, disk_seen) = watch::channel(None);
@@ -124,8 +125,11 @@ impl FileSync {
         };
         let files = Self {
             consensus: consensus.clone(),
-            store: store.clone(),
-            peers: peers.clone(),
+            sources: Sources {
+                store: store.clone(),
+                recent: recent.clone(),
+                peers: peers.clone(),
+            },
             fetching: fetching.clone(),
             upkeep: upkeep.clone(),
             status: Arc::new(status.clone()),
@@ -168,6 +172,7 @@ impl FileSync {
             tasks: tasks.clone(),
         };
         tasks.spawn("file tree", keeper.run());
+        tasks.spawn("recent chunks", recent.let_go(tasks.shutdown()));
         tasks.spawn("file upkeep", upkeep.run(tasks.shutdown()));
         Ok(files)
     }
@@ -187,7 +192,7 @@ impl FileSync {
     /// # Errors
     /// [`FileSyncError::Conflict`] when something else is there, and as [`Self::put_tree`]; nothing is changed then.
     pub async fn put_trees(&self, trees: Vec<(Vec<u8>, PathBuf, Expected)>) -> Result<u64, FileSyncError> {
-        let mut spread = Spread::begin(&self.store, &self.peers, &self.tasks);
+        let mut spread = Spread::begin(&self.sources.store, &self.sources.peers, &self.tasks);
         let steps = ingest(&mut spread, move |feeder| {
             let step = |(root, folder, expected): (Vec<u8>, PathBuf, Expected)| {
                 let entries = collect(feeder, &folder, &parse(&root)?)?;
@@ -214,7 +219,7 @@ impl FileSync {
     ) -> Result<u64, FileSyncError> {
         let path = parse(path)?;
         let modified = modified.unwrap_or_else(now);
-        let mut spread = Spread::begin(&self.store, &self.peers, &self.tasks);
+        let mut spread = Spread::begin(&self.sources.store, &self.sources.peers, &self.tasks);
         let name = path.clone();
         let found = ingest(&mut spread, move |feeder| {
             feeder.cut(source).map_err(|error| too_large(&name, error))
@@ -372,7 +377,7 @@ impl FileSync {
         let Entry::File(file) = found.entry else {
             return Err(shown());
         };
-        FileReader::open(found.path.to_string(), file, found.version, &self.store, &self.peers).await
+        FileReader::open(found.path.to_string(), file, found.version, &self.sources).await
     }
 
     /// Opens a previous version of a file, or the present one by its version.
@@ -385,9 +390,7 @@ impl FileSync {
         let past = self.versions(&at)?.into_iter().map(|past| (past.version, past.entry));
         let found = past.chain(present).find(|(of, _)| *of == version);
         match found {
-            Some((_, Entry::File(file))) => {
-                FileReader::open(at.to_string(), file, version, &self.store, &self.peers).await
-            }
+            Some((_, Entry::File(file))) => FileReader::open(at.to_string(), file, version, &self.sources).await,
             _ => Err(FileSyncError::NotFound(format!("{at} of version {version}"))),
         }
     }
@@ -423,9 +426,9 @@ impl FileSync {
     pub fn status(&self) -> FilesStatus {
         let mut status = self.status.borrow().clone();
         (status.missing_chunks, status.missing_bytes) = self.fetching.backlog();
-        (status.chunks, status.chunk_bytes) = self.store.totals();
-        status.damaged = self.store.found_damaged();
-        let counters = &self.peers.counters;
+        (status.chunks, status.chunk_bytes) = self.sources.store.totals();
+        status.damaged = self.sources.store.found_damaged();
+        let counters = &self.sources.peers.counters;
         status.wrong_from_peers = counters.wrong.load(Ordering::Relaxed);
         status.bytes_received = counters.bytes_received.load(Ordering::Relaxed);
         status.bytes_sent = counters.bytes_sent.load(Ordering::Relaxed);

@@ -19,6 +19,7 @@ mod keeper;
 mod operator;
 mod publish;
 mod reader;
+mod recent;
 mod status;
 mod store;
 mod transfer;

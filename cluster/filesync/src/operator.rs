@@ -381,9 +381,8 @@ impl FilesClient {
         let reading = tokio::task::spawn_blocking(move || {
             let mut header = Some(header);
             loop {
-                let mut data = vec![0; PIECE_BYTES];
-                let read = source.read(&mut data)?;
-                data.truncate(read);
+                let mut data = Vec::with_capacity(PIECE_BYTES);
+                let read = source.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut data)?;
                 let piece = proto::PutPiece {
                     header: header.take(),
                     data: data.into(),

@@ -1,19 +1,29 @@
 //! Reading a file: from this node's chunks, or from a peer's while they are on their way.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use conclave_catalog::files::{ContentHash, FileEntry, Layout, Modified};
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use crate::FileSyncError;
-use crate::chunk::{Chunk, Listed, read_list};
+use crate::chunk::{CHUNK_BYTES_MAX, Chunk, Listed, read_list};
 use crate::error::blocking;
+use crate::recent::RecentChunks;
 use crate::store::{ChunkStore, Lease};
 use crate::transfer::Peers;
 
-/// Chunks that are read ahead of whoever takes them.
+/// Chunks that are ready, or asked of a peer, ahead of whoever takes them.
 const READ_AHEAD: usize = 2;
+
+/// Where chunks come from. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Sources {
+    pub(crate) store: ChunkStore,
+    pub(crate) recent: RecentChunks,
+    pub(crate) peers: Peers,
+}
 
 /// A version of a file, held open: it reads the same however the file changes meanwhile. Cheap to clone.
 #[derive(Clone)]
@@ -26,26 +36,74 @@ struct Inner {
     entry: FileEntry,
     version: u64,
     chunks: Vec<Listed>,
-    store: ChunkStore,
-    peers: Peers,
+    sources: Sources,
     _lease: Lease,
 }
 
-async fn load(store: &ChunkStore, peers: &Peers, hash: ContentHash) -> Result<Option<Bytes>, FileSyncError> {
-    let own = store.clone();
-    if let Some(bytes) = blocking(move || Ok(own.get(hash))).await? {
-        return Ok(Some(bytes));
+/// A chunk of which something is wanted.
+struct Part {
+    hash: ContentHash,
+    bytes: usize,
+    wanted: Range<usize>,
+}
+
+impl Sources {
+    /// Those of these chunks that are on this node. All are read at once: a thread that may block costs as much as a small chunk.
+    async fn own(&self, hashes: Vec<ContentHash>) -> Result<Vec<Option<Bytes>>, FileSyncError> {
+        let mut found: Vec<_> = hashes.iter().map(|hash| self.recent.get(*hash)).collect();
+        if found.iter().all(Option::is_some) {
+            return Ok(found);
+        }
+        let (store, recent) = (self.store.clone(), self.recent.clone());
+        let read = move || {
+            for (hash, found) in hashes.into_iter().zip(&mut found) {
+                if found.is_none()
+                    && let Some(bytes) = store.get(hash)
+                {
+                    recent.keep(hash, bytes.clone());
+                    *found = Some(bytes);
+                }
+            }
+            Ok(found)
+        };
+        blocking(read).await
     }
-    let Some(chunk) = peers.fetch_one(hash).await else {
-        return Ok(None);
-    };
-    let (own, bytes) = (store.clone(), chunk.bytes.clone());
-    let kept = blocking(move || own.put(&[Chunk { ..chunk }])).await;
-    if let Err(error) = kept {
-        // It can be read all the same.
-        tracing::debug!(%error, "a chunk that was read from a peer is not kept");
+
+    /// A chunk that this node lacks. It has it then.
+    async fn ask_peers(&self, hash: ContentHash) -> Option<Bytes> {
+        let chunk = self.peers.fetch_one(hash).await?;
+        let (store, bytes) = (self.store.clone(), chunk.bytes.clone());
+        let kept = blocking(move || store.put(&[Chunk { ..chunk }])).await;
+        if let Err(error) = kept {
+            // It can be read all the same.
+            tracing::debug!(%error, "a chunk that was read from a peer is not kept");
+        }
+        Some(bytes)
     }
-    Ok(Some(bytes))
+
+    async fn load(&self, hash: ContentHash) -> Result<Option<Bytes>, FileSyncError> {
+        match self.own(vec![hash]).await?.pop().flatten() {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Ok(self.ask_peers(hash).await),
+        }
+    }
+}
+
+/// What is read at once: no more than one chunk may have.
+fn in_groups(parts: Vec<Part>) -> Vec<Vec<Part>> {
+    let mut groups: Vec<Vec<Part>> = Vec::new();
+    let mut bytes = 0;
+    for part in parts {
+        bytes += part.bytes;
+        match groups.last_mut() {
+            Some(group) if bytes <= CHUNK_BYTES_MAX => group.push(part),
+            _ => {
+                bytes = part.bytes;
+                groups.push(vec![part]);
+            }
+        }
+    }
+    groups
 }
 
 impl FileReader {
@@ -53,11 +111,10 @@ impl FileReader {
         name: String,
         entry: FileEntry,
         version: u64,
-        store: &ChunkStore,
-        peers: &Peers,
+        sources: &Sources,
     ) -> Result<Self, FileSyncError> {
         let missing = || FileSyncError::ContentMissing(name.clone());
-        let mut lease = store.lease();
+        let mut lease = sources.store.lease();
         lease.add([entry.content]);
         let chunks = match entry.layout {
             Layout::Whole => vec![Listed {
@@ -65,7 +122,7 @@ impl FileReader {
                 bytes: u32::try_from(entry.size).unwrap_or(u32::MAX),
             }],
             Layout::Listed => {
-                let list = load(store, peers, entry.content).await?.ok_or_else(missing)?;
+                let list = sources.load(entry.content).await?.ok_or_else(missing)?;
                 read_list(&list).ok_or_else(missing)?
             }
         };
@@ -76,8 +133,7 @@ impl FileReader {
                 entry,
                 version,
                 chunks,
-                store: store.clone(),
-                peers: peers.clone(),
+                sources: sources.clone(),
                 _lease: lease,
             }),
         })
@@ -123,24 +179,39 @@ impl FileReader {
         let end = offset.saturating_add(length).min(self.size());
         let mut at = 0;
         let mut parts = Vec::new();
-        for (number, chunk) in self.inner.chunks.iter().enumerate() {
+        for chunk in &self.inner.chunks {
             let (start, next) = (at, at + u64::from(chunk.bytes));
             at = next;
             if next > offset && start < end {
                 let inside = |place: u64| usize::try_from(place.clamp(start, next) - start).unwrap_or_default();
-                parts.push((number, inside(offset)..inside(end)));
+                parts.push(Part {
+                    hash: chunk.hash,
+                    bytes: inside(next),
+                    wanted: inside(offset)..inside(end),
+                });
             }
         }
-        let reader = self.clone();
-        stream::iter(parts)
-            .map(move |(number, range)| {
-                let inner = Arc::clone(&reader.inner);
+        let (reader, lacking) = (Arc::clone(&self.inner), Arc::clone(&self.inner));
+        stream::iter(in_groups(parts))
+            .then(move |group| {
+                let inner = Arc::clone(&reader);
                 async move {
-                    let chunk = inner.chunks.get(number).ok_or(FileSyncError::CutOff)?;
-                    let bytes = load(&inner.store, &inner.peers, chunk.hash).await?;
-                    let bytes = bytes.filter(|bytes| bytes.len() >= range.end);
+                    let own = inner.sources.own(group.iter().map(|part| part.hash).collect()).await?;
+                    Ok::<_, FileSyncError>(stream::iter(group.into_iter().zip(own).map(Ok::<_, FileSyncError>)))
+                }
+            })
+            .try_flatten()
+            .map(move |found| {
+                let inner = Arc::clone(&lacking);
+                async move {
+                    let (Part { hash, wanted, .. }, own) = found?;
+                    let bytes = match own {
+                        Some(bytes) => Some(bytes),
+                        None => inner.sources.ask_peers(hash).await,
+                    };
+                    let bytes = bytes.filter(|bytes| bytes.len() >= wanted.end);
                     let bytes = bytes.ok_or_else(|| FileSyncError::ContentMissing(inner.name.clone()))?;
-                    Ok(bytes.slice(range))
+                    Ok(bytes.slice(wanted))
                 }
             })
             .buffered(READ_AHEAD)

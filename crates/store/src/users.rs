@@ -1,4 +1,7 @@
 //! Users, tenants and tokens.
+//!
+//! What every request asks, who it comes from and whether its tenant is there, is prepared once for each connection: parsing and
+//! planning it takes the server longer than answering, and takes a round trip more.
 
 use std::collections::BTreeMap;
 
@@ -60,10 +63,9 @@ impl Store {
     pub async fn user_find(&self, username: &str) -> Result<Option<UserRow>, StoreError> {
         let client = self.client().await?;
         let sql = format!("SELECT {USER} FROM users u WHERE lower(u.username) = lower($1)");
-        let row = client
-            .query_opt(&sql, &[&username])
-            .await
-            .map_err(StoreError::reading)?;
+        let statement = client.prepare_cached(&sql).await.map_err(StoreError::reading)?;
+        let row = client.query_opt(&statement, &[&username]).await;
+        let row = row.map_err(StoreError::reading)?;
         Ok(row.as_ref().map(user))
     }
 
@@ -77,7 +79,11 @@ impl Store {
             "SELECT {USER}, t.secret_hash, coalesce(t.expires_at < now(), false)
              FROM tokens t JOIN users u ON u.id = t.user_id WHERE t.id = $1"
         );
-        let row = client.query_opt(&sql, &[&id]).await.map_err(StoreError::reading)?;
+        let statement = client.prepare_cached(&sql).await.map_err(StoreError::reading)?;
+        let row = client
+            .query_opt(&statement, &[&id])
+            .await
+            .map_err(StoreError::reading)?;
         Ok(row.map(|row| TokenRow {
             user: user(&row),
             secret_hash: row.get(7),
@@ -95,7 +101,9 @@ impl Store {
             "SELECT {USER}, e.id, e.tenant_name FROM executions e JOIN users u ON u.id = e.created_by
              WHERE e.token_hash = $1 AND e.status NOT IN ('terminated', 'failed', 'cancelled')"
         );
-        let row = client.query_opt(&sql, &[&hash]).await.map_err(StoreError::reading)?;
+        let statement = client.prepare_cached(&sql).await.map_err(StoreError::reading)?;
+        let row = client.query_opt(&statement, &[&hash]).await;
+        let row = row.map_err(StoreError::reading)?;
         Ok(row.map(|row| (user(&row), ExecutionId(row.get(7)), row.get(8))))
     }
 
@@ -162,11 +170,9 @@ impl Store {
     pub async fn tenant_exists(&self, name: &str) -> Result<bool, StoreError> {
         let client = self.client().await?;
         let sql = "SELECT EXISTS (SELECT FROM tenants WHERE name = $1)";
-        Ok(client
-            .query_one(sql, &[&name])
-            .await
-            .map_err(StoreError::reading)?
-            .get(0))
+        let statement = client.prepare_cached(sql).await.map_err(StoreError::reading)?;
+        let found = client.query_one(&statement, &[&name]).await;
+        Ok(found.map_err(StoreError::reading)?.get(0))
     }
 
     /// Creates a tenant.

@@ -22,6 +22,8 @@ use crate::store::ChunkStore;
 
 /// From so many files on, one sync of the file system is cheaper than one for each.
 const SYNC_EACH_MAX: usize = 16;
+/// What is written of a large file goes to the disk in pieces of this, while the next is read and verified: little is left to the sync.
+const WRITE_OUT_BYTES: u64 = 8 << 20;
 /// For whom the process's rights do not hold.
 const OWNER_MAY_ALL: u32 = 0o700;
 
@@ -71,6 +73,21 @@ impl From<rustix::io::Errno> for Fault {
 
 fn os(bytes: &[u8]) -> &std::ffi::OsStr {
     std::ffi::OsStr::from_bytes(bytes)
+}
+
+/// Has the system begin to write a part of a file to the disk. It is told that nobody will read it, which has this effect; what is being
+/// written stays in memory all the same.
+fn begin_to_write_out(file: &File, from: u64, bytes: u64) {
+    let told = rustix::fs::fadvise(
+        file,
+        from,
+        std::num::NonZeroU64::new(bytes),
+        rustix::fs::Advice::DontNeed,
+    );
+    // The sync that follows writes all of it anyway, and says when that fails.
+    if let Err(error) = told {
+        tracing::trace!(%error, "the system takes no advice");
+    }
 }
 
 impl Hands {
@@ -214,12 +231,18 @@ impl Hands {
             return Ok(out.write_all(&first)?);
         }
         let list = read_list(&first).ok_or_else(|| io::Error::other("the list of its chunks is none"))?;
+        let (mut written, mut begun) = (0, 0);
         for listed in list {
             let bytes = self
                 .store
                 .get(listed.hash)
                 .ok_or_else(|| lacks(listed.hash, listed.bytes.into()))?;
             out.write_all(&bytes)?;
+            written += bytes.len() as u64;
+            if written - begun >= WRITE_OUT_BYTES {
+                begin_to_write_out(out, begun, written - begun);
+                begun = written;
+            }
         }
         Ok(())
     }
