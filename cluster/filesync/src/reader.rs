@@ -7,13 +7,16 @@ use conclave_catalog::files::{ContentHash, FileEntry, Layout, Modified};
 use futures::{Stream, StreamExt, stream};
 
 use crate::FileSyncError;
-use crate::chunk::{Chunk, Listed, read_list};
+use crate::chunk::{Index, Listed, read_index, read_list};
 use crate::error::blocking;
 use crate::store::{ChunkStore, Lease};
 use crate::transfer::Peers;
 
 /// Chunks that are read ahead of whoever takes them.
 const READ_AHEAD: usize = 2;
+
+/// What is read of a peer is kept while so much of the disk is free: the last of it is for what the tree has to show.
+const KEPT_WITHIN_BYTES: u64 = 64 << 20;
 
 /// A version of a file, held open: it reads the same however the file changes meanwhile. Cheap to clone.
 #[derive(Clone)]
@@ -40,7 +43,8 @@ async fn load(store: &ChunkStore, peers: &Peers, hash: ContentHash) -> Result<Op
         return Ok(None);
     };
     let (own, bytes) = (store.clone(), chunk.bytes.clone());
-    let kept = blocking(move || own.put(&[Chunk { ..chunk }])).await;
+    let keep = move || own.check_room(KEPT_WITHIN_BYTES).and_then(|()| own.put(&[chunk]));
+    let kept = blocking(keep).await;
     if let Err(error) = kept {
         // It can be read all the same.
         tracing::debug!(%error, "a chunk that was read from a peer is not kept");
@@ -66,7 +70,18 @@ impl FileReader {
             }],
             Layout::Listed => {
                 let list = load(store, peers, entry.content).await?.ok_or_else(missing)?;
-                read_list(&list).ok_or_else(missing)?
+                match read_index(&list).ok_or_else(missing)? {
+                    Index::Chunks(chunks) => chunks,
+                    Index::Lists(lists) => {
+                        lease.add(lists.iter().map(|list| list.hash));
+                        let mut chunks = Vec::new();
+                        for list in lists {
+                            let list = load(store, peers, list.hash).await?.ok_or_else(missing)?;
+                            chunks.extend(read_list(&list).ok_or_else(missing)?);
+                        }
+                        chunks
+                    }
+                }
             }
         };
         lease.add(chunks.iter().map(|chunk| chunk.hash));
