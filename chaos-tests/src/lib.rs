@@ -11,6 +11,7 @@ pub mod hosts;
 pub mod ledger;
 pub mod patroni;
 mod python;
+pub mod resources;
 pub mod sample;
 
 use std::collections::BTreeMap;
@@ -126,6 +127,15 @@ impl TestCluster {
     pub async fn three() -> Self {
         let addresses = TestAddresses::lock().await;
         Self::start(Some(addresses), 3, FIRST_ADDRESS, &[], None).await
+    }
+
+    /// A node by itself.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn one() -> Self {
+        let addresses = TestAddresses::lock().await;
+        Self::start(Some(addresses), 1, FIRST_ADDRESS, &[], None).await
     }
 
     /// The same on machines of their own, each with a disk of so many mebibytes.

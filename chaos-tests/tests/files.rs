@@ -5,67 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::path::PathBuf;
+use std::process::Output;
 use std::time::Duration;
 
+use conclave_chaos_tests::resources::{Shown, Tree, files, files_json, has, noise, resources, shared, tree};
 use conclave_chaos_tests::{TestCluster, upload};
 use conclave_testkit::wait_until;
-use serde_json::Value;
 
 const LONG: Duration = Duration::from_secs(90);
-
-/// What a tree shows: each path with what it is.
-type Tree = BTreeMap<Vec<u8>, Shown>;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Shown {
-    Folder(u32),
-    Link(Vec<u8>),
-    File(u32, Vec<u8>),
-}
-
-fn resources(test: &TestCluster, node: u8) -> PathBuf {
-    test.cluster.node(node).data_dir.join("resources")
-}
-
-fn shared(test: &TestCluster, node: u8) -> PathBuf {
-    resources(test, node).join("global-resources")
-}
-
-/// What persons' and clients' parts of the tree show. An answer of `None`: it changed while it was read.
-fn tree(root: &Path) -> Option<Tree> {
-    let mut found = Tree::new();
-    let mut open = vec![root.to_owned()];
-    while let Some(folder) = open.pop() {
-        for child in std::fs::read_dir(&folder).ok()? {
-            let path = child.ok()?.path();
-            // The node's own: it knows by it that this is its tree, and makes files in it before they are shown.
-            if path
-                .file_name()
-                .is_some_and(|name| name.as_bytes().starts_with(b".conclave-"))
-            {
-                continue;
-            }
-            let about = std::fs::symlink_metadata(&path).ok()?;
-            let mode = about.permissions().mode() & 0o777;
-            let shown = if about.is_dir() {
-                open.push(path.clone());
-                Shown::Folder(mode)
-            } else if about.is_symlink() {
-                Shown::Link(std::fs::read_link(&path).ok()?.as_os_str().as_bytes().to_vec())
-            } else {
-                Shown::File(mode, std::fs::read(&path).ok()?)
-            };
-            let name = path.strip_prefix(root).ok()?.as_os_str().as_bytes().to_vec();
-            found.insert(name, shown);
-        }
-    }
-    Some(found)
-}
 
 /// Waits until every node shows the same, and `check` holds for it.
 fn same_everywhere(test: &TestCluster, what: &str, check: impl Fn(&Tree) -> bool) {
@@ -95,52 +45,8 @@ fn same_everywhere(test: &TestCluster, what: &str, check: impl Fn(&Tree) -> bool
     }
 }
 
-fn has(tree: &Tree, path: &str, content: &[u8]) -> bool {
-    matches!(tree.get(path.as_bytes()), Some(Shown::File(_, found)) if found == content)
-}
-
-/// `conclave files …` on a node.
-fn files(test: &TestCluster, node: u8, arguments: &[&str], input: &[u8]) -> Output {
-    let (verb, rest) = arguments.split_first().unwrap();
-    let mut child = test
-        .cluster
-        .command(node)
-        .args(["files", verb, "--config"])
-        .arg(test.cluster.layout().node(node).config_file())
-        .args(rest)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that is refused does not read to the end.
-    let _refused = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
-}
-
-fn json(test: &TestCluster, node: u8, arguments: &[&str]) -> Value {
-    let mut arguments = arguments.to_vec();
-    arguments.push("--json");
-    let output = files(test, node, &arguments, b"");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
-}
-
 fn done(output: &Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Bytes that do not repeat.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +134,7 @@ fn edits_of_one_path(test: &TestCluster) {
         contents.iter().any(|content| has(tree, path, content))
     });
     let both = || {
-        json(test, 2, &["versions", path])["versions"]
+        files_json(test, 2, &["versions", path])["versions"]
             .as_array()
             .map_or(0, Vec::len)
             >= 2
@@ -256,7 +162,7 @@ async fn foreign_things(test: &TestCluster) {
     let file = resources(test, 3).join(path);
     std::fs::write(&file, b"changed by hand").unwrap();
     std::fs::write(file.with_file_name("foreign"), b"foreign").unwrap();
-    assert_eq!(json(test, 3, &["scrub"])["healed"], true);
+    assert_eq!(files_json(test, 3, &["scrub"])["healed"], true);
     same_everywhere(test, "the blueprint as it was", |tree| {
         has(tree, path, text.as_bytes()) && !tree.contains_key(b"blueprints/default_tenant/own/foreign".as_slice())
     });
@@ -268,7 +174,7 @@ fn commands(test: &TestCluster) {
     done(&files(test, 1, &["put", "-", path, "--expect", "0"], b"by command"));
     let taken = files(test, 2, &["put", "-", path, "--expect", "0"], b"another");
     assert_eq!(taken.status.code(), Some(1));
-    let listed = json(test, 3, &["ls", path]);
+    let listed = files_json(test, 3, &["ls", path]);
     assert_eq!(listed["entries"][0]["size"], 10, "{listed}");
     let read = files(test, 3, &["cat", path], b"");
     assert_eq!(read.stdout, b"by command");
@@ -284,7 +190,7 @@ fn commands(test: &TestCluster) {
         files(test, 1, &["cat", "global-resources/nothing"], b"").status.code(),
         Some(1)
     );
-    let status = json(test, 2, &["status"]);
+    let status = files_json(test, 2, &["status"]);
     assert_eq!(
         (status["missing"].clone(), status["watching"].clone()),
         (0.into(), "events".into()),
@@ -367,10 +273,10 @@ async fn damage_is_healed(test: &TestCluster, content: &[u8]) {
         }
         std::fs::write(victim, &bytes).unwrap();
     }
-    let report = json(test, 3, &["scrub"]);
+    let report = files_json(test, 3, &["scrub"]);
     assert_eq!(report["damaged_chunks"], victims.len(), "{report}");
     wait_until("what was damaged is whole", || {
-        json(test, 3, &["scrub"])["damaged_chunks"] == 0
+        files_json(test, 3, &["scrub"])["damaged_chunks"] == 0
     });
     let read = files(test, 3, &["cat", "global-resources/second"], b"");
     assert!(read.stdout == content, "{}", String::from_utf8_lossy(&read.stderr));
@@ -383,7 +289,7 @@ async fn damage_is_healed(test: &TestCluster, content: &[u8]) {
         test.fail(&error);
     }
     wait_until("the store is there again", || {
-        !stored().is_empty() && json(test, 3, &["scrub"])["healed"] == true
+        !stored().is_empty() && files_json(test, 3, &["scrub"])["healed"] == true
     });
     let read = files(test, 3, &["cat", "global-resources/second"], b"");
     assert!(read.stdout == content, "{}", String::from_utf8_lossy(&read.stderr));

@@ -2,7 +2,9 @@
 //!
 //! The cuts follow the content (FastCDC), so bytes that are put into the middle of a file change the chunk around them and leave
 //! the others as they are. The sizes are part of the format: other sizes give other lists, and with them other names for the same
-//! content (docs/decisions/0023).
+//! content (docs/decisions/0024).
+//!
+//! A list that would be larger than what the store takes is cut into several, and a list of those names the content.
 
 use std::io::Read;
 
@@ -19,9 +21,12 @@ pub(crate) const STORED_BYTES_MAX: usize = 4 << 20;
 /// Read at once.
 const BUFFER_BYTES: usize = 4 << 20;
 const LIST_MAGIC: &[u8; 4] = b"CCL1";
+const LISTS_MAGIC: &[u8; 4] = b"CCL2";
 const LISTED_BYTES: usize = 36;
 /// As many as a list may hold: of a file of average content 28 GiB, of any file 7 GiB.
 const LISTED_MAX: usize = (STORED_BYTES_MAX - LIST_MAGIC.len()) / LISTED_BYTES;
+/// Lists of one file: of average content 1.8 TiB, of any file 455 GiB.
+const LISTS_MAX: usize = 64;
 
 /// Bytes and their name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +55,15 @@ pub(crate) struct Listed {
     pub(crate) bytes: u32,
 }
 
+/// What a list names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Index {
+    /// The chunks of the file.
+    Chunks(Vec<Listed>),
+    /// Lists, which name them in this order.
+    Lists(Vec<Listed>),
+}
+
 /// What cutting a file found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cut {
@@ -63,7 +77,7 @@ pub(crate) struct Cut {
 pub(crate) enum CutError {
     #[error(transparent)]
     Read(#[from] std::io::Error),
-    #[error("it has more than {LISTED_MAX} chunks")]
+    #[error("it has more than {LISTS_MAX} times {LISTED_MAX} chunks")]
     TooLarge,
     /// Whoever takes the chunks takes no more.
     #[error("the transfer was given up")]
@@ -71,10 +85,15 @@ pub(crate) enum CutError {
 }
 
 /// Cuts what `source` gives and hands each chunk to `take`, in order, the list last. Memory is bounded whatever the size.
-pub(crate) fn cut(mut source: impl Read, mut take: impl FnMut(Chunk) -> bool) -> Result<Cut, CutError> {
+pub(crate) fn cut(source: impl Read, take: impl FnMut(Chunk) -> bool) -> Result<Cut, CutError> {
+    cut_with(source, LISTED_MAX, take)
+}
+
+/// As if a list held so many.
+fn cut_with(mut source: impl Read, listed_max: usize, mut take: impl FnMut(Chunk) -> bool) -> Result<Cut, CutError> {
     let mut buffer = vec![0; 2 * CHUNK_BYTES_MIN];
     let (mut filled, mut ended) = (0, false);
-    let (mut size, mut list) = (0u64, Vec::<Listed>::new());
+    let (mut size, mut list, mut lists) = (0u64, Vec::<Listed>::new(), Vec::new());
     loop {
         while !ended && filled < buffer.len() {
             match source.read(&mut buffer[filled..]) {
@@ -103,8 +122,11 @@ pub(crate) fn cut(mut source: impl Read, mut take: impl FnMut(Chunk) -> bool) ->
             let (_, end) = cutter.cut(start, filled - start);
             let end = if end <= start { filled } else { end };
             let chunk = Chunk::new(Bytes::copy_from_slice(&buffer[start..end]));
-            if list.len() == LISTED_MAX {
-                return Err(CutError::TooLarge);
+            if list.len() == listed_max {
+                if lists.len() + 1 == LISTS_MAX {
+                    return Err(CutError::TooLarge);
+                }
+                lists.push(give_list(LIST_MAGIC, &std::mem::take(&mut list), &mut take)?);
             }
             let bytes = u32::try_from(end - start).map_err(|_| CutError::TooLarge)?;
             list.push(Listed {
@@ -123,32 +145,57 @@ pub(crate) fn cut(mut source: impl Read, mut take: impl FnMut(Chunk) -> bool) ->
         buffer.copy_within(start..filled, 0);
         filled -= start;
     }
-    if let [only] = list[..] {
+    if let ([only], []) = (&list[..], &lists[..]) {
         let (content, layout) = (only.hash, Layout::Whole);
         return Ok(Cut { content, layout, size });
     }
-    let chunk = Chunk::new(write_list(&list));
-    let content = chunk.hash;
-    if !take(chunk) {
-        return Err(CutError::GivenUp);
+    let mut last = give_list(LIST_MAGIC, &list, &mut take)?;
+    if !lists.is_empty() {
+        lists.push(last);
+        last = give_list(LISTS_MAGIC, &lists, &mut take)?;
     }
-    let layout = Layout::Listed;
-    Ok(Cut { content, layout, size })
+    Ok(Cut {
+        content: last.hash,
+        layout: Layout::Listed,
+        size,
+    })
 }
 
-fn write_list(list: &[Listed]) -> Bytes {
-    let mut bytes = Vec::with_capacity(LIST_MAGIC.len() + list.len() * LISTED_BYTES);
-    bytes.extend_from_slice(LIST_MAGIC);
+/// Hands a list on, as a chunk.
+fn give_list(magic: &[u8; 4], list: &[Listed], take: &mut impl FnMut(Chunk) -> bool) -> Result<Listed, CutError> {
+    let mut bytes = Vec::with_capacity(magic.len() + list.len() * LISTED_BYTES);
+    bytes.extend_from_slice(magic);
     for listed in list {
         bytes.extend_from_slice(&listed.hash.0);
         bytes.extend_from_slice(&listed.bytes.to_le_bytes());
     }
-    bytes.into()
+    let chunk = Chunk::new(bytes.into());
+    let listed = Listed {
+        hash: chunk.hash,
+        bytes: u32::try_from(chunk.bytes.len()).map_err(|_| CutError::TooLarge)?,
+    };
+    if take(chunk) {
+        Ok(listed)
+    } else {
+        Err(CutError::GivenUp)
+    }
 }
 
-/// The chunks that a list names; `None` when these bytes are no list.
+/// What a list names; `None` when these bytes are no list.
+pub(crate) fn read_index(bytes: &[u8]) -> Option<Index> {
+    match bytes.strip_prefix(LISTS_MAGIC) {
+        Some(lists) => read_items(lists).map(Index::Lists),
+        None => read_list(bytes).map(Index::Chunks),
+    }
+}
+
+/// The chunks that a list names; `None` when these bytes are no list of chunks.
 pub(crate) fn read_list(bytes: &[u8]) -> Option<Vec<Listed>> {
-    let listed = bytes.strip_prefix(LIST_MAGIC)?.chunks_exact(LISTED_BYTES);
+    read_items(bytes.strip_prefix(LIST_MAGIC)?)
+}
+
+fn read_items(bytes: &[u8]) -> Option<Vec<Listed>> {
+    let listed = bytes.chunks_exact(LISTED_BYTES);
     if !listed.remainder().is_empty() {
         return None;
     }
@@ -219,6 +266,45 @@ mod tests {
             }
         }
         assert!(large.len() <= 1, "{large:?}");
+    }
+
+    /// Content of which every chunk is hardly larger than the smallest one.
+    fn finely_cut(chunks: usize) -> Vec<u8> {
+        let (_, all) = cut_all(&noise(64 << 20, 3));
+        let pairs = all[..all.len() - 1].windows(2);
+        let smallest = pairs.min_by_key(|pair| pair[0].bytes.len()).unwrap();
+        let mut block = smallest[0].bytes.to_vec();
+        // The byte behind a cut has its part in it.
+        block[0] = smallest[1].bytes[0];
+        block.repeat(chunks)
+    }
+
+    #[test]
+    fn what_no_list_can_hold_is_named_by_several() {
+        let bytes = finely_cut(11);
+        let mut given = Vec::new();
+        let found = cut_with(bytes.as_slice(), 3, |chunk| {
+            given.push(chunk);
+            true
+        });
+        let found = found.unwrap();
+        assert_eq!((found.layout, found.size), (Layout::Listed, bytes.len() as u64));
+        let named = |hash| &given.iter().find(|chunk| chunk.hash == hash).unwrap().bytes;
+        let Some(Index::Lists(lists)) = read_index(named(found.content)) else {
+            panic!("a list of lists")
+        };
+        let all: Vec<Listed> = lists
+            .iter()
+            .flat_map(|list| read_list(named(list.hash)).unwrap())
+            .collect();
+        assert_eq!((lists.len(), all.len()), (4, 11));
+        let again: Vec<u8> = all.iter().flat_map(|listed| named(listed.hash).to_vec()).collect();
+        assert!(again == bytes);
+        // As many as one list holds are named as ever.
+        let found = cut_with(&bytes[..bytes.len() / 11 * 3], 3, |_| true).unwrap();
+        assert_eq!(found, cut_all(&bytes[..bytes.len() / 11 * 3]).0);
+        let refused = cut_with(finely_cut(LISTS_MAX + 1).as_slice(), 1, |_| true);
+        assert!(matches!(refused, Err(CutError::TooLarge)));
     }
 
     proptest! {

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::FileSyncError;
 use crate::error::parse;
-use crate::ingest::{collect, commit, file_entry, ingest, put, replace, too_large};
+use crate::ingest::{bytes_within, collect, commit, file_entry, ingest, put, replace, too_large};
 use crate::keeper::Keeper;
 use crate::operator::OperatorService;
 use crate::publish::Publisher;
@@ -193,7 +193,11 @@ impl FileSync {
     /// [`FileSyncError::Conflict`] when something else is there, and as [`Self::put_tree`]; nothing is changed then.
     pub async fn put_trees(&self, trees: Vec<(Vec<u8>, PathBuf, Expected)>) -> Result<u64, FileSyncError> {
         let mut spread = Spread::begin(&self.sources.store, &self.sources.peers, &self.tasks);
+        let (store, tree) = (self.sources.store.clone(), self.root.clone());
         let steps = ingest(&mut spread, move |feeder| {
+            let sizes = trees.iter().map(|(_, folder, _)| bytes_within(folder));
+            let bytes = sizes.sum::<Result<u64, _>>()?;
+            store.check_file(&tree, bytes, bytes)?;
             let step = |(root, folder, expected): (Vec<u8>, PathBuf, Expected)| {
                 let entries = collect(feeder, &folder, &parse(&root)?)?;
                 replace(&root, entries, expected)
@@ -203,6 +207,25 @@ impl FileSync {
         let steps = steps.await?;
         let _lease = spread.finish().await?;
         self.change(steps).await
+    }
+
+    /// Whether this node's disk takes a file of so many bytes, once as chunks and once in its tree, and what is kept for Raft and the
+    /// database besides. Whoever knows how large a file will be asks before it comes.
+    ///
+    /// # Errors
+    /// [`FileSyncError::DiskFull`]
+    pub fn check_room(&self, bytes: u64) -> Result<(), FileSyncError> {
+        self.sources.store.check_file(&self.root, bytes, bytes)
+    }
+
+    /// The same for a file that is kept in the data directory while it comes in.
+    ///
+    /// # Errors
+    /// [`FileSyncError::DiskFull`]
+    pub fn check_upload(&self, bytes: u64) -> Result<(), FileSyncError> {
+        self.sources
+            .store
+            .check_file(&self.root, bytes.saturating_mul(2), bytes)
     }
 
     /// Puts one file. The version that it made.

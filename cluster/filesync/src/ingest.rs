@@ -84,9 +84,28 @@ pub(crate) async fn ingest<T: Send + 'static>(
 pub(crate) fn too_large(path: &FilePath, error: CutError) -> FileSyncError {
     match error {
         CutError::Read(source) => FileSyncError::system("read", path.to_string())(source),
-        CutError::TooLarge => FileSyncError::Refused(path.to_string(), "it is larger than 7 GiB and cut too finely"),
+        CutError::TooLarge => FileSyncError::Refused(path.to_string(), "it is larger than 455 GiB and cut too finely"),
         CutError::GivenUp => FileSyncError::CutOff,
     }
+}
+
+/// How many bytes the files of a folder (or a file) have.
+pub(crate) fn bytes_within(outside: &Path) -> Result<u64, FileSyncError> {
+    let (mut bytes, mut open) = (0u64, vec![outside.to_owned()]);
+    while let Some(place) = open.pop() {
+        let metadata = place
+            .symlink_metadata()
+            .map_err(FileSyncError::system("look at", &place))?;
+        if metadata.is_dir() {
+            let children = std::fs::read_dir(&place).map_err(FileSyncError::system("list", &place))?;
+            for child in children {
+                open.push(child.map_err(FileSyncError::system("list", &place))?.path());
+            }
+        } else if metadata.is_file() {
+            bytes = bytes.saturating_add(metadata.len());
+        }
+    }
+    Ok(bytes)
 }
 
 /// What a folder (or a file) outside of the tree holds, as entries at and below `root`.

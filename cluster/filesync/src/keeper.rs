@@ -30,6 +30,8 @@ const BREATH: Duration = Duration::from_millis(40);
 const SCAN_BLIND: Duration = Duration::from_secs(10);
 /// With them, everything is looked through as often as this.
 const SCAN_ALL: Duration = Duration::from_secs(300);
+/// Lost events have everything looked through, but not before so many times as long as it took the last time have passed.
+const SCAN_SHARE: u32 = 5;
 /// Chunks that are asked for at once: so many that no peer waits for orders.
 const WANTED_AT_ONCE: usize = 50_000;
 
@@ -75,6 +77,8 @@ struct Tree {
     blind: Option<String>,
     complete: bool,
     next_scan: Instant,
+    /// When the last one was over, and how long it took.
+    last_scan: (Instant, Duration),
     refused: BTreeMap<FilePath, String>,
     remembered: u64,
 }
@@ -238,6 +242,7 @@ impl Keeper {
             complete: false,
             // What came between the look and the watch is found by this.
             next_scan: Instant::now(),
+            last_scan: (Instant::now(), Duration::ZERO),
             refused: BTreeMap::new(),
             remembered,
         })
@@ -335,7 +340,17 @@ impl Keeper {
                 }
                 tree.settling.saw(now, path, seen);
             }
-            Some(Event::Lost) => tree.next_scan = Instant::now(),
+            Some(Event::Lost) => {
+                // What this node itself makes of a large set may be more than the queue takes, again and again.
+                let (over, took) = tree.last_scan;
+                let soon = (over + took * SCAN_SHARE).max(Instant::now());
+                if soon < tree.next_scan {
+                    tracing::warn!(
+                        "more has changed on disk than the system tells of at once; everything is looked through"
+                    );
+                    tree.next_scan = soon;
+                }
+            }
             Some(Event::Blind(reason)) => {
                 tracing::warn!(reason, "changes on disk are not noticed at once");
                 tree.blind = Some(reason);
@@ -443,7 +458,8 @@ impl Keeper {
 
     /// Compares all of the tree with what is remembered of it.
     async fn look_through(&self, tree: &mut Tree, begin: Instant) -> Result<(), FileSyncError> {
-        tree.next_scan = Instant::now() + if tree.blind.is_some() { SCAN_BLIND } else { SCAN_ALL };
+        let begin_scan = Instant::now();
+        tree.next_scan = begin_scan + if tree.blind.is_some() { SCAN_BLIND } else { SCAN_ALL };
         let Some(hands) = tree.hands.take() else {
             return Err(FileSyncError::CutOff);
         };
@@ -457,6 +473,7 @@ impl Keeper {
         })
         .await?;
         tree.hands = Some(hands);
+        tree.last_scan = (Instant::now(), begin_scan.elapsed());
         let Scan { changed, vanished, .. } = scanned?;
         let now = begin.elapsed();
         let mut mend = Vec::new();
@@ -522,12 +539,7 @@ impl Keeper {
         leave_for_later(tree, &mut edits, now);
         let files = |edit: &&Edit| matches!(edit, Edit::Gone(_, Some(_)));
         let vanished = edits.iter().filter(files).count();
-        let left = tree
-            .shown
-            .iter()
-            .filter(|(path, live)| is_editable(path) && !live.entry.is_directory())
-            .count();
-        if vanished > 0 && !tree.brake.lets_go(now, vanished, left) {
+        if vanished > 0 && !tree.brake.lets_go(now, vanished, editable_files(&tree.shown)) {
             tracing::warn!(
                 vanished,
                 "so many files vanished from disk at once that they are not taken for deleted"
@@ -549,6 +561,12 @@ impl Keeper {
         self.publish_status(tree, |_| {});
         Ok(())
     }
+}
+
+/// How many files persons may change. It looks at all there are.
+fn editable_files(shown: &Shown) -> usize {
+    let is_one = |(path, live): &(&FilePath, &Live)| is_editable(path) && !live.entry.is_directory();
+    shown.iter().filter(is_one).count()
 }
 
 /// What is being published is looked at again when it is; a folder that went cannot go before what was in it.
@@ -653,17 +671,22 @@ fn one_pass(
         }
         for unit in plan.units {
             let lacking = lacking(&hands.store, &unit, wants.len());
+            let bytes: u64 = unit.jobs.iter().flat_map(Job::needs).map(|file| file.size).sum();
+            let to_fetch = lacking.iter().map(|(_, bytes)| *bytes).sum();
+            let space = match bytes {
+                0 => Ok(()),
+                bytes => hands.store.check_file(root.path(), to_fetch, bytes),
+            };
             if !lacking.is_empty() || unit.jobs.iter().any(|job| touches(job, capturing)) {
-                wants.extend(lacking);
+                match space {
+                    Ok(()) => wants.extend(lacking),
+                    // What cannot be shown must not take the room of what can.
+                    Err(full) => *error = Some(full),
+                }
                 waiting.push(unit.version);
                 *missing += unit.jobs.len();
                 continue;
             }
-            let bytes = unit.jobs.iter().flat_map(Job::needs).map(|file| file.size).sum();
-            let space = match bytes {
-                0 => Ok(()),
-                bytes => hands.store.check_space(root.path(), bytes),
-            };
             match space.and_then(|()| carry_out(&mut hands, &mut shown, wanted, &unit)) {
                 Ok(left) => {
                     if left.count > 0 {

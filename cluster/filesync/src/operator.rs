@@ -182,6 +182,7 @@ impl Operator for OperatorService {
         let header = first
             .header
             .ok_or_else(|| Status::invalid_argument("the first piece has no header"))?;
+        self.files.check_room(header.size).map_err(refused)?;
         let (sender, receiver) = mpsc::channel(WAITING);
         let source = Incoming {
             pieces: receiver,
@@ -357,14 +358,15 @@ impl FilesClient {
         }
     }
 
-    /// Puts a file. The version that it made.
+    /// Puts a file, whose size may be known. The version that it made.
     ///
     /// # Errors
-    /// [`FileSyncError::Remote`] with the node's reason.
+    /// [`FileSyncError::Remote`] with the node's reason, and what the source's reader says; nothing is changed then.
     pub async fn put(
         &self,
         path: &FilePath,
         mut source: impl Read + Send + 'static,
+        size: Option<u64>,
         mode: u32,
         modified: Modified,
         expected: Expected,
@@ -376,9 +378,12 @@ impl FilesClient {
             modified_seconds: modified.seconds,
             modified_nanoseconds: modified.nanoseconds,
             expected: given(expected),
+            size: size.unwrap_or_default(),
         };
         let (sender, receiver) = mpsc::channel(WAITING);
-        let reading = tokio::task::spawn_blocking(move || {
+        // A stream that ends is a file that is whole: until the source has said that it is, this keeps it open.
+        let whole = sender.clone();
+        let mut reading = tokio::task::spawn_blocking(move || {
             let mut header = Some(header);
             loop {
                 let mut data = Vec::with_capacity(PIECE_BYTES);
@@ -393,11 +398,18 @@ impl FilesClient {
                 }
             }
         });
-        let sent: Version = self
-            .call(SCRUB_TIMEOUT, client.put(ReceiverStream::new(receiver).boxed()))
-            .await?;
-        let read = reading.await.map_err(|_| FileSyncError::CutOff)?;
-        read.map_err(FileSyncError::system("read", "the input"))?;
+        let putting = self.call(SCRUB_TIMEOUT, client.put(ReceiverStream::new(receiver).boxed()));
+        let mut putting = std::pin::pin!(putting);
+        let sent: Version = tokio::select! {
+            // It was refused before its end.
+            sent = &mut putting => sent?,
+            read = &mut reading => {
+                let read = read.map_err(|_| FileSyncError::CutOff)?;
+                read.map_err(FileSyncError::system("read", "the input"))?;
+                drop(whole);
+                putting.await?
+            }
+        };
         Ok(sent.version)
     }
 

@@ -8,7 +8,7 @@ use conclave_catalog::files::{ContentHash, FileEntry, Layout, Modified};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use crate::FileSyncError;
-use crate::chunk::{CHUNK_BYTES_MAX, Chunk, Listed, read_list};
+use crate::chunk::{CHUNK_BYTES_MAX, Index, Listed, read_index, read_list};
 use crate::error::blocking;
 use crate::recent::RecentChunks;
 use crate::store::{ChunkStore, Lease};
@@ -16,6 +16,9 @@ use crate::transfer::Peers;
 
 /// Chunks that are ready, or asked of a peer, ahead of whoever takes them.
 const READ_AHEAD: usize = 2;
+
+/// What is read of a peer is kept while so much of the disk is free: the last of it is for what the tree has to show.
+const KEPT_WITHIN_BYTES: u64 = 64 << 20;
 
 /// Where chunks come from. Cheap to clone.
 #[derive(Clone)]
@@ -73,7 +76,8 @@ impl Sources {
     async fn ask_peers(&self, hash: ContentHash) -> Option<Bytes> {
         let chunk = self.peers.fetch_one(hash).await?;
         let (store, bytes) = (self.store.clone(), chunk.bytes.clone());
-        let kept = blocking(move || store.put(&[Chunk { ..chunk }])).await;
+        let keep = move || store.check_room(KEPT_WITHIN_BYTES).and_then(|()| store.put(&[chunk]));
+        let kept = blocking(keep).await;
         if let Err(error) = kept {
             // It can be read all the same.
             tracing::debug!(%error, "a chunk that was read from a peer is not kept");
@@ -123,7 +127,18 @@ impl FileReader {
             }],
             Layout::Listed => {
                 let list = sources.load(entry.content).await?.ok_or_else(missing)?;
-                read_list(&list).ok_or_else(missing)?
+                match read_index(&list).ok_or_else(missing)? {
+                    Index::Chunks(chunks) => chunks,
+                    Index::Lists(lists) => {
+                        lease.add(lists.iter().map(|list| list.hash));
+                        let mut chunks = Vec::new();
+                        for list in lists {
+                            let list = sources.load(list.hash).await?.ok_or_else(missing)?;
+                            chunks.extend(read_list(&list).ok_or_else(missing)?);
+                        }
+                        chunks
+                    }
+                }
             }
         };
         lease.add(chunks.iter().map(|chunk| chunk.hash));

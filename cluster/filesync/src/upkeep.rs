@@ -10,11 +10,10 @@ use conclave_runtime::Shutdown;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::FileSyncError;
-use crate::chunk::read_list;
 use crate::error::blocking;
 use crate::keeper::Order;
 use crate::status::{FilesStatus, ScrubReport};
-use crate::store::ChunkStore;
+use crate::store::{ChunkStore, Contents};
 use crate::transfer::Fetching;
 use crate::tree::{Disk, has_content};
 
@@ -76,9 +75,10 @@ fn named(store: &ChunkStore, manifest: &Manifest) -> Named {
             Layout::Whole => want(&mut named, file.content, file.size),
             Layout::Listed => {
                 want(&mut named, file.content, file.size / 4096);
-                match store.get(file.content).and_then(|bytes| read_list(&bytes)) {
-                    Some(list) => {
-                        for listed in list {
+                match Contents::of(store, file.content) {
+                    Some(contents) => {
+                        named.unknown += contents.lacking.len();
+                        for listed in contents.lists.iter().chain(&contents.chunks) {
                             want(&mut named, listed.hash, listed.bytes.into());
                         }
                     }
@@ -143,6 +143,13 @@ impl Upkeep {
             }
             missed = named.missing.len().max(missed);
             let unknown = named.unknown;
+            let bytes = named.missing.iter().map(|(_, bytes)| *bytes).sum();
+            let store = self.store.clone();
+            if let Err(error) = blocking(move || store.check_room(bytes)).await {
+                // What the tree has to show comes first, and takes what room there is.
+                tracing::warn!(%error, chunks = missed, "missing chunks are not fetched");
+                return Ok((missed, swept.0));
+            }
             self.fetching.want(named.missing).await;
             if unknown == 0 {
                 return Ok((missed, swept.0));

@@ -18,12 +18,12 @@ use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use crate::core::settle::Seen;
-use crate::tree::{Kind, is_editable, is_nothing, names, open_beneath, stamp_at};
+use crate::tree::{Kind, children, is_editable, is_nothing, open_beneath, stamp_at};
 
 /// Events that wait to be looked at. The system keeps more, and says so when it could not.
 const WAITING: usize = 8192;
 /// Folders that could not be watched are tried again as often as this.
-const RETRY: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(10);
 /// Read from the system at once.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -286,18 +286,21 @@ impl Watcher {
                     continue;
                 }
             };
-            let names = match names(opened.as_fd()) {
-                Ok(names) => names,
+            let children = match children(opened.as_fd()) {
+                Ok(children) => children,
                 Err(error) => {
                     self.blind = Some(format!("{error}; changes are found by scans"));
                     continue;
                 }
             };
-            for name in names {
+            for (name, is_folder) in children {
                 let Ok(path) = folder.join(&name) else { continue };
-                let is_folder = match stamp_at(opened.as_fd(), &name) {
-                    Ok(Some(stamp)) => stamp.kind == Kind::Directory,
-                    _ => continue,
+                let is_folder = match is_folder {
+                    Some(is_folder) => is_folder,
+                    None => match stamp_at(opened.as_fd(), &name) {
+                        Ok(Some(stamp)) => stamp.kind == Kind::Directory,
+                        _ => continue,
+                    },
                 };
                 if let Some(seen) = seen {
                     let seen = if is_folder { Seen::Whole } else { seen };

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use conclave_filesync::{Expected, FileSyncError};
+use conclave_filesync::{Expected, FilePath, FileSyncError, Modified};
 use futures::TryStreamExt;
 use support::{Cluster, noise, tree, wait};
 
@@ -435,6 +435,43 @@ fn a_reader_sees_one_version_and_ranges_are_cut() {
         Err(FileSyncError::NotFound(_))
     ));
     assert!(node.files().entry("../etc/passwd").is_none());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_to_its_end_is_not_put() {
+    struct Broken(u32);
+    impl std::io::Read for Broken {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.0 = self
+                .0
+                .checked_sub(1)
+                .ok_or(std::io::Error::other("the medium is broken"))?;
+            buffer.fill(7);
+            Ok(buffer.len())
+        }
+    }
+    let cluster = Cluster::of(1);
+    cluster.wait_equal();
+    let node = &cluster.nodes[0];
+    for pieces in [0, 1, 40] {
+        let path = FilePath::new("plugins/broken").unwrap();
+        let client = node.client();
+        let put = client.put(
+            &path,
+            Broken(pieces),
+            None,
+            0o644,
+            Modified::default(),
+            Expected::Anything,
+        );
+        let refused = node.block_on(put).unwrap_err().to_string();
+        assert!(refused.contains("the medium is broken"), "{refused}");
+    }
+    node.put("plugins/later", "later");
+    assert!(
+        node.files().entry("plugins/broken").is_none(),
+        "a part of it is no file"
+    );
 }
 
 #[test]

@@ -156,7 +156,9 @@ async fn put(node: &Node, file: PathBuf, path: &str, expected: Expected) -> Resu
             seconds: now.as_second(),
             nanoseconds: u32::try_from(now.subsec_nanosecond()).unwrap_or_default(),
         };
-        client.put(&at, std::io::stdin(), MODE, modified, expected).await?
+        client
+            .put(&at, std::io::stdin(), None, MODE, modified, expected)
+            .await?
     } else {
         let source = std::fs::File::open(&file).with_context(|| format!("open {}", file.display()))?;
         let metadata = source
@@ -170,7 +172,14 @@ async fn put(node: &Node, file: PathBuf, path: &str, expected: Expected) -> Resu
             nanoseconds: u32::try_from(metadata.mtime_nsec()).unwrap_or_default(),
         };
         client
-            .put(&at, source, metadata.mode() & 0o777, modified, expected)
+            .put(
+                &at,
+                source,
+                Some(metadata.len()),
+                metadata.mode() & 0o777,
+                modified,
+                expected,
+            )
             .await?
     };
     changed(node, path, "put", version);

@@ -61,6 +61,7 @@ impl FileServerError {
                 StoreError::Unavailable(_) | StoreError::UnknownOutcome => UNAVAILABLE,
                 _ => DEFECT,
             },
+            Self::Archive(ArchiveError::System { source, .. }) if is_full(source) => UNAVAILABLE,
             Self::BadUpload(_) | Self::Archive(_) => BAD,
             Self::Files(error) => match error {
                 FileSyncError::Path { .. } | FileSyncError::Refused(..) => BAD,
@@ -72,9 +73,16 @@ impl FileServerError {
                 | FileSyncError::CutOff => UNAVAILABLE,
                 _ => DEFECT,
             },
+            Self::System { source, .. } if is_full(source) => UNAVAILABLE,
             Self::System { .. } => DEFECT,
         }
     }
+}
+
+/// Somebody else has taken the room that was there a moment ago.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 impl IntoResponse for FileServerError {

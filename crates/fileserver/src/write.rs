@@ -18,6 +18,8 @@ use crate::error::FileServerError;
 use crate::{FileServer, encoded};
 
 const MODE: u32 = 0o644;
+/// After so many bytes it is looked at whether the disk takes more.
+const LOOK_BYTES: u64 = 1 << 20;
 
 #[derive(Deserialize)]
 pub(crate) struct Wanted {
@@ -52,7 +54,9 @@ pub(crate) async fn put(
         let (_upload, files) = unpacking.await?;
         server.files.put_trees(files).await?;
     } else {
-        let file = File::open(&upload.file).map_err(FileServerError::system("read an upload"))?;
+        let failed = || FileServerError::system("read an upload");
+        let file = File::open(&upload.file).map_err(failed())?;
+        server.files.check_room(file.metadata().map_err(failed())?.len())?;
         server
             .files
             .put_file(&place.path, file, MODE, upload.modified, Expected::Anything)
@@ -75,8 +79,9 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The body to its end, on this node's disk: an upload that breaks off changes nothing.
+/// The body to its end, on this node's disk: an upload that breaks off changes nothing, and one that has no room is not begun.
 async fn receive(server: &FileServer, headers: &HeaderMap, request: Request) -> Result<Upload, FileServerError> {
+    server.files.check_upload(said_length(headers))?;
     let folder = tempfile::Builder::new()
         .prefix("resource-")
         .tempdir_in(&server.work_dir)
@@ -93,7 +98,7 @@ async fn receive(server: &FileServer, headers: &HeaderMap, request: Request) -> 
         while let Some(part) = parts.next_field().await.map_err(broken)? {
             match part.name() {
                 Some("file") => {
-                    store(part, &file).await?;
+                    store(server, part, &file).await?;
                     came = true;
                 }
                 Some("mtime") => modified = Some(time(&part.text().await.map_err(broken)?)?),
@@ -105,19 +110,36 @@ async fn receive(server: &FileServer, headers: &HeaderMap, request: Request) -> 
         }
     } else {
         let body: Body = request.into_body();
-        store(body.into_data_stream(), &file).await?;
+        store(server, body.into_data_stream(), &file).await?;
     }
     Ok(Upload { folder, file, modified })
 }
 
+/// How long a body says that it is; one that does not say is looked at while it comes.
+fn said_length(headers: &HeaderMap) -> u64 {
+    let length = headers.get(header::CONTENT_LENGTH);
+    length
+        .and_then(|length| length.to_str().ok()?.parse().ok())
+        .unwrap_or_default()
+}
+
 async fn store<E: std::fmt::Display>(
+    server: &FileServer,
     mut pieces: impl Stream<Item = Result<bytes::Bytes, E>> + Unpin,
     to: &Path,
 ) -> Result<(), FileServerError> {
     let failed = || FileServerError::system("write an upload");
     let mut file = tokio::fs::File::create(to).await.map_err(failed())?;
+    let (mut came, mut looked_at) = (0, 0);
     while let Some(piece) = pieces.next().await {
-        file.write_all(&piece.map_err(broken)?).await.map_err(failed())?;
+        let piece = piece.map_err(broken)?;
+        came += piece.len() as u64;
+        if came - looked_at > LOOK_BYTES {
+            looked_at = came;
+            // What has come is on the disk already, or about to be.
+            server.files.check_room(came)?;
+        }
+        file.write_all(&piece).await.map_err(failed())?;
     }
     file.flush().await.map_err(failed())
 }

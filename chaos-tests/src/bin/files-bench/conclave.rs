@@ -132,7 +132,10 @@ impl Subject for Conclave {
             seconds: 0,
             nanoseconds: 0,
         };
-        client.put(&path, source, MODE, modified, Expected::Anything).await?;
+        let size = source.metadata()?.len();
+        client
+            .put(&path, source, Some(size), MODE, modified, Expected::Anything)
+            .await?;
         Ok(())
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct Ask {
     pub(crate) id: AskId,
     pub(crate) peer: NodeId,
     pub(crate) hashes: Vec<ContentHash>,
+    /// What all of them take, as far as is known.
+    pub(crate) bytes: u64,
 }
 
 /// What happened.
@@ -74,6 +76,8 @@ struct Peer {
 #[derive(Default)]
 pub(crate) struct Fetcher {
     wants: HashMap<ContentHash, Want>,
+    /// Of all that is needed: asked for after each chunk that comes.
+    wanted_bytes: u64,
     queue: BTreeMap<u64, ContentHash>,
     /// Nobody has these at present.
     exhausted: BTreeSet<ContentHash>,
@@ -88,7 +92,7 @@ pub(crate) struct Fetcher {
 impl Fetcher {
     /// How many chunks are needed, and how many bytes that are, as far as is known.
     pub(crate) fn backlog(&self) -> (usize, u64) {
-        (self.wants.len(), self.wants.values().map(|want| want.bytes).sum())
+        (self.wants.len(), self.wanted_bytes)
     }
 
     /// When something is to be done though nothing happens.
@@ -108,6 +112,7 @@ impl Fetcher {
             Input::Peers(peers) => self.set_peers(peers),
             Input::Got(hash) => {
                 if let Some(want) = self.wants.remove(&hash) {
+                    self.wanted_bytes = self.wanted_bytes.saturating_sub(want.bytes);
                     self.queue.remove(&want.order);
                     self.exhausted.remove(&hash);
                 }
@@ -141,6 +146,7 @@ impl Fetcher {
                 continue;
             }
             self.next_order += 1;
+            self.wanted_bytes = self.wanted_bytes.saturating_add(bytes);
             let want = Want {
                 bytes,
                 order: self.next_order,
@@ -239,7 +245,7 @@ impl Fetcher {
             self.retry_at = Some(now + REST);
         }
         let mut asks = Vec::new();
-        for (peer, (_, hashes)) in open {
+        for (peer, (bytes, hashes)) in open {
             if hashes.is_empty() {
                 continue;
             }
@@ -254,7 +260,12 @@ impl Fetcher {
                 state.asks += 1;
             }
             self.running.insert(id, (peer, hashes.clone()));
-            asks.push(Ask { id, peer, hashes });
+            asks.push(Ask {
+                id,
+                peer,
+                hashes,
+                bytes,
+            });
         }
         asks
     }

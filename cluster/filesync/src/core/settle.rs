@@ -3,7 +3,8 @@
 //! A file that somebody still writes is left alone until it is closed. What cannot be seen being closed (a link, a file that came by another
 //! name) is taken when nothing has happened to it for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use conclave_catalog::files::FilePath;
@@ -34,36 +35,49 @@ pub(crate) enum Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Settling {
     due: BTreeMap<FilePath, Duration>,
+    /// The same by time: a hundred thousand may wait, and after each event somebody asks for the next one.
+    order: BTreeMap<Duration, BTreeSet<FilePath>>,
 }
 
 impl Settling {
     /// Something was seen at `now`.
     pub(crate) fn saw(&mut self, now: Duration, path: FilePath, seen: Seen) {
-        let quiet = match seen {
-            Seen::Made => {
-                // One that somebody writes was seen before; a look at its folder does not end that.
-                let due = self.due.entry(path).or_default();
-                *due = (now + QUIET_NEW).max(*due);
-                return;
-            }
-            Seen::Written => QUIET_OPEN,
-            Seen::Retitled => {
-                self.due.entry(path).or_insert(now + QUIET);
-                return;
-            }
-            Seen::Whole => QUIET,
+        let due = match seen {
+            // One that somebody writes was seen before; a look at its folder does not end that.
+            Seen::Made => (now + QUIET_NEW).max(self.due.get(&path).copied().unwrap_or_default()),
+            Seen::Written => now + QUIET_OPEN,
+            Seen::Retitled => return self.unless_due(now + QUIET, path),
+            Seen::Whole => now + QUIET,
         };
-        self.due.insert(path, now + quiet);
+        self.set(path, due);
     }
 
     /// Looks at it again after a while: it changed while it was read.
     pub(crate) fn again(&mut self, now: Duration, path: FilePath) {
-        self.due.entry(path).or_insert(now + QUIET_NEW);
+        self.unless_due(now + QUIET_NEW, path);
+    }
+
+    fn unless_due(&mut self, due: Duration, path: FilePath) {
+        if !self.due.contains_key(&path) {
+            self.set(path, due);
+        }
+    }
+
+    fn set(&mut self, path: FilePath, due: Duration) {
+        if let Some(before) = self.due.insert(path.clone(), due)
+            && let Some(same) = self.order.get_mut(&before)
+        {
+            same.remove(&path);
+            if same.is_empty() {
+                self.order.remove(&before);
+            }
+        }
+        self.order.entry(due).or_default().insert(path);
     }
 
     /// When the next one is due.
     pub(crate) fn next(&self) -> Option<Duration> {
-        self.due.values().min().copied()
+        self.order.first_key_value().map(|(due, _)| *due)
     }
 
     /// How many wait.
@@ -71,30 +85,25 @@ impl Settling {
         self.due.len()
     }
 
-    /// Takes what is due at `now`. Files that are about to be due come along: they belong to the same change, as a rule.
+    /// Takes what is due at `now`, in the order of paths. Files that are about to be due come along: they belong to the same change, as
+    /// a rule.
     pub(crate) fn take(&mut self, now: Duration) -> Vec<FilePath> {
-        let is_due = |due: &Duration| *due <= now;
-        if !self.due.values().any(is_due) {
+        let Some(first) = self.next().filter(|first| *first <= now) else {
             return Vec::new();
-        }
+        };
         // Something that came just now is followed by more: better together, if it does not take for ever.
-        let soon = self
-            .due
-            .values()
-            .filter(|due| **due > now && **due <= now + QUIET)
-            .count();
-        if soon > 0 && self.due.len() < PARTS && self.due.values().all(|due| *due + QUIET * 4 > now) {
+        let soon = (Bound::Excluded(now), Bound::Included(now + QUIET));
+        if self.order.range(soon).next().is_some() && self.due.len() < PARTS && first + QUIET * 4 > now {
             return Vec::new();
         }
-        let taken: Vec<FilePath> = self
-            .due
-            .iter()
-            .filter(|(_, due)| is_due(due))
-            .map(|(path, _)| path.clone())
-            .collect();
+        let mut taken = Vec::new();
+        while let Some(due) = self.order.first_entry().filter(|due| *due.key() <= now) {
+            taken.extend(due.remove());
+        }
         for path in &taken {
             self.due.remove(path);
         }
+        taken.sort_unstable();
         taken
     }
 }

@@ -4,6 +4,7 @@
 //! place. What a crash leaves in `incoming/` is looked at when the store is opened: whole chunks are taken over, the rest is removed.
 //! So one sync makes a whole batch durable, and nothing has to be remembered about it.
 
+mod contents;
 mod disk_space;
 mod sweep;
 
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::FileSyncError;
 use crate::chunk::{Chunk, STORED_BYTES_MAX, hash_of};
+pub(crate) use contents::Contents;
 pub(crate) use sweep::{Kept, sweepable};
 
 /// From so many files on, one sync of the file system is cheaper than one for each.
@@ -177,6 +179,26 @@ impl ChunkStore {
     /// [`FileSyncError::DiskFull`] when too little of it would stay free.
     pub(crate) fn check_space(&self, folder: &Path, bytes: u64) -> Result<(), FileSyncError> {
         disk_space::check(folder, bytes, self.inner.reserve)
+    }
+
+    /// The same for chunks, in this store.
+    ///
+    /// # Errors
+    /// [`FileSyncError::DiskFull`]
+    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), FileSyncError> {
+        self.check_space(&self.inner.incoming, bytes)
+    }
+
+    /// Whether there is room for a file: so many bytes in the data directory, and so many in the tree at `root`.
+    ///
+    /// # Errors
+    /// [`FileSyncError::DiskFull`]
+    pub(crate) fn check_file(&self, root: &Path, stored: u64, shown: u64) -> Result<(), FileSyncError> {
+        if disk_space::is_same_disk(&self.inner.incoming, root)? {
+            return self.check_room(stored.saturating_add(shown));
+        }
+        self.check_room(stored)?;
+        self.check_space(root, shown)
     }
 
     /// Stores chunks whose names have been verified; they are on disk for good when it returns. How many were new.

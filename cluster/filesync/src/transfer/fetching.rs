@@ -133,6 +133,13 @@ impl Driver {
             let _stopping = self.inputs.send(Input::Answered(ask.id)).await;
             return;
         }
+        // What could not be kept is not brought here again and again while the disk is full.
+        let (store, expected) = (self.store.clone(), ask.bytes);
+        if let Err(error) = blocking(move || store.check_room(expected)).await {
+            self.fail(Some(error.to_string()));
+            let _stopping = self.inputs.send(Input::Failed(ask.id)).await;
+            return;
+        }
         let outcome = async {
             let mut answer = self.peers.fetch(ask.peer, &missing).await?;
             while let Some((right, wrong)) = answer.next().await? {
@@ -161,6 +168,11 @@ impl Driver {
         let _stopping = self.inputs.send(ended).await;
     }
 
+    /// Remembers why nothing can be kept, or that it can be.
+    fn fail(&self, reason: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
     async fn keep(&self, chunks: Vec<crate::chunk::Chunk>) -> bool {
         if chunks.is_empty() {
             return true;
@@ -170,8 +182,7 @@ impl Driver {
             chunks.iter().map(|chunk| chunk.hash).collect::<Vec<_>>(),
         );
         let kept = blocking(move || store.put(&chunks)).await;
-        let failure = kept.as_ref().err().map(ToString::to_string);
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        self.fail(kept.as_ref().err().map(ToString::to_string));
         if kept.is_err() {
             return false;
         }

@@ -16,9 +16,9 @@ use super::disk::{
 };
 use super::is_editable;
 use crate::FileSyncError;
-use crate::chunk::read_list;
+use crate::chunk::Listed;
 use crate::core::plan::Job;
-use crate::store::ChunkStore;
+use crate::store::{ChunkStore, Contents};
 
 /// From so many files on, one sync of the file system is cheaper than one for each.
 const SYNC_EACH_MAX: usize = 16;
@@ -207,9 +207,11 @@ impl Hands {
         if file.layout == Layout::Whole {
             return Vec::new();
         }
-        let Some(list) = store.get(file.content).and_then(|bytes| read_list(&bytes)) else {
+        let Some(contents) = Contents::of(store, file.content) else {
             return vec![(file.content, file.size / 4096)];
         };
+        let list = contents.lacking.into_iter().chain(contents.chunks);
+        let list: Vec<Listed> = list.collect();
         let missing: HashSet<ContentHash> = store
             .missing(list.iter().map(|listed| listed.hash))
             .into_iter()
@@ -230,9 +232,14 @@ impl Hands {
         if file.layout == Layout::Whole {
             return Ok(out.write_all(&first)?);
         }
-        let list = read_list(&first).ok_or_else(|| io::Error::other("the list of its chunks is none"))?;
+        let contents = Contents::of(&self.store, file.content);
+        let contents = contents.ok_or_else(|| io::Error::other("the list of its chunks is none"))?;
+        if !contents.lacking.is_empty() {
+            let lists = contents.lacking.into_iter();
+            return Err(Fault::Lacks(lists.map(|list| (list.hash, list.bytes.into())).collect()));
+        }
         let (mut written, mut begun) = (0, 0);
-        for listed in list {
+        for listed in contents.chunks {
             let bytes = self
                 .store
                 .get(listed.hash)

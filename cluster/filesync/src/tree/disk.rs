@@ -279,18 +279,28 @@ pub(crate) fn stamp_at(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option
 }
 
 pub(crate) fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
+    Ok(children(folder)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The names in a folder, and whether they are folders as far as the file system says so: that takes no look at each of them.
+pub(crate) fn children(folder: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Option<bool>)>> {
     let own = conclave_catalog::files::RESERVED_PREFIX;
     let mut buffer = Vec::with_capacity(32 << 10);
     let mut entries = RawDir::new(folder, buffer.spare_capacity_mut());
-    let mut names = Vec::new();
+    let mut children = Vec::new();
     while let Some(entry) = entries.next() {
-        let name = entry?.file_name().to_bytes().to_vec();
+        let entry = entry?;
+        let name = entry.file_name().to_bytes().to_vec();
         if name != b"." && name != b".." && !name.starts_with(own) {
-            names.push(name);
+            let is_folder = match entry.file_type() {
+                FileType::Unknown => None,
+                known => Some(known == FileType::Directory),
+            };
+            children.push((name, is_folder));
         }
     }
-    names.sort_unstable();
-    Ok(names)
+    children.sort_unstable();
+    Ok(children)
 }
 
 /// Gives something its mode. Never through a symbolic link: the name is opened first, and the mode is given to what was opened.

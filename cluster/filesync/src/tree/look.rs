@@ -1,10 +1,12 @@
 //! What is in the tree: at the start, when nothing is remembered, and later, compared with what is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 
 use conclave_catalog::files::{Entry, FilePath, Live, Manifest, Origin};
+use rustix::fs::OFlags;
 
-use super::disk::{Disk, Kind, Stamp, is_nothing};
+use super::disk::{Disk, Kind, Stamp, is_nothing, names, stamp_at};
 use crate::FileSyncError;
 use crate::chunk::cut;
 use crate::core::plan::{Shown, incomplete_trees_are_not_shown};
@@ -31,14 +33,15 @@ pub(crate) struct Scan {
 fn walk(disk: &Disk, top: Option<&FilePath>, mut each: impl FnMut(&FilePath, Stamp)) -> Result<(), FileSyncError> {
     let mut open: Vec<Option<FilePath>> = vec![top.cloned()];
     while let Some(folder) = open.pop() {
-        let failed = |error| match &folder {
+        let failed = |error: std::io::Error| match &folder {
             Some(path) => disk.system("list", path)(error),
             None => FileSyncError::system("list", "the root of the tree")(error),
         };
-        let names = match disk.names(folder.as_ref()) {
+        let opened = match disk.open_at(folder.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(error) if is_nothing(&error) => continue,
             other => other.map_err(failed)?,
         };
+        let names = names(opened.as_fd()).map_err(failed)?;
         for name in names {
             let path = match &folder {
                 Some(folder) => folder.join(&name),
@@ -46,9 +49,8 @@ fn walk(disk: &Disk, top: Option<&FilePath>, mut each: impl FnMut(&FilePath, Sta
             };
             // Too deep for the cluster; it stays where it is, unseen.
             let Ok(path) = path else { continue };
-            let Some(stamp) = disk.stamp(&path).map_err(disk.system("look at", &path))? else {
-                continue;
-            };
+            let stamp = stamp_at(opened.as_fd(), &name).map_err(disk.system("look at", &path))?;
+            let Some(stamp) = stamp else { continue };
             each(&path, stamp);
             if stamp.kind == Kind::Directory {
                 open.push(Some(path));

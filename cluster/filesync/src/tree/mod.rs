@@ -6,7 +6,7 @@ mod look;
 mod root;
 
 pub(crate) use apply::{Done, Hands};
-pub(crate) use disk::{Disk, Kind, Stamp, is_nothing, names, open_beneath, stamp_at};
+pub(crate) use disk::{Disk, Kind, Stamp, children, is_nothing, open_beneath, stamp_at};
 pub(crate) use look::{Scan, has_content, look, scan};
 pub(crate) use root::Root;
 

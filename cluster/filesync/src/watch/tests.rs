@@ -11,6 +11,9 @@ use crate::tree::EDITABLE;
 /// After this, nothing more comes.
 const QUIET: Duration = Duration::from_millis(300);
 
+/// The smallest event.
+const EVENT_BYTES: usize = 16;
+
 struct Place {
     _dir: tempfile::TempDir,
     root: PathBuf,
@@ -110,8 +113,10 @@ fn events_that_were_lost_are_told_and_all_folders_are_watched_again() {
         return;
     }
     let mut watch = Watch::begin(&place.root).unwrap();
-    // Nobody takes events meanwhile: first ours wait, then the system's, and then it gives up.
-    for number in 0..=(limit + WAITING) / 2 {
+    // Nobody takes events meanwhile: first ours wait, then those that were read already, then the system's, and then it gives up.
+    // Each file is two.
+    let waiting = WAITING + BUFFER_BYTES / EVENT_BYTES + limit;
+    for number in 0..=waiting / 2 {
         fs::write(place.at(&format!("f{number}")), "").unwrap();
     }
     fs::create_dir_all(place.at("unseen/below")).unwrap();

@@ -16,9 +16,10 @@ use conclave_catalog::NodePorts;
 use conclave_consensus::{
     AdminClient, Consensus, FoundOptions, JoinOptions, Profile, StartOptions, found, identity_dir, join, start,
 };
-use conclave_filesync::{FileSync, FileSyncOptions, FilesStatus};
+use conclave_filesync::{FileSync, FileSyncOptions, FilesClient, FilesStatus};
 use conclave_net::{NodeIdentity, ServerTls, bind, serve};
 use conclave_runtime::Tasks;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -100,6 +101,12 @@ impl Node {
         &self.running().files
     }
 
+    /// What `conclave files` uses.
+    pub fn client(&self) -> FilesClient {
+        let identity = NodeIdentity::load(&identity_dir(&self.dir)).unwrap();
+        self.block_on(async { FilesClient::new(&identity, "127.0.0.1", self.files_port).unwrap() })
+    }
+
     pub fn consensus(&self) -> &Consensus {
         &self.running().consensus
     }
@@ -150,12 +157,71 @@ impl Drop for Node {
 }
 
 pub struct Cluster {
-    pub dir: tempfile::TempDir,
     pub nodes: Vec<Node>,
+    disks: Vec<SmallDisk>,
+    pub dir: tempfile::TempDir,
+}
+
+/// A disk of limited size, in memory, that goes with its guard.
+pub struct SmallDisk {
+    folder: PathBuf,
+}
+
+impl SmallDisk {
+    /// At a folder, which is made. `options` are those of tmpfs: `size`, `nr_inodes`.
+    pub fn mount(folder: &Path, options: &str) -> Self {
+        std::fs::create_dir_all(folder).unwrap();
+        let nothing = MsFlags::empty();
+        mount(Some("conclave-test"), folder, Some("tmpfs"), nothing, Some(options)).unwrap();
+        Self {
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Another size, with all that is on it.
+    pub fn resize(&self, options: &str) {
+        let none = None::<&str>;
+        mount(none, &self.folder, none, MsFlags::MS_REMOUNT, Some(options)).unwrap();
+    }
+
+    pub fn free(&self) -> u64 {
+        let disk = nix::sys::statvfs::statvfs(&self.folder).unwrap();
+        disk.blocks_available() * disk.fragment_size()
+    }
+
+    /// A file that leaves so many bytes free. Removing it gives them back.
+    pub fn fill_up_to(&self, left: u64) -> PathBuf {
+        let ballast = self.folder.join("ballast");
+        let length = i64::try_from(self.free().checked_sub(left).unwrap()).unwrap();
+        let file = std::fs::File::create(&ballast).unwrap();
+        nix::fcntl::posix_fallocate(&file, 0, length).unwrap();
+        ballast
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.folder, MntFlags::MNT_DETACH) {
+            eprintln!("{} is still mounted: {error}", self.folder.display());
+        }
+    }
+}
+
+/// Whether this account may mount; it is said when not.
+pub fn may_mount() -> bool {
+    let may = nix::unistd::Uid::effective().is_root();
+    if !may {
+        eprintln!("skipped: to mount a small disk takes root");
+    }
+    may
 }
 
 pub fn wait(what: &str, condition: impl Fn() -> bool) {
-    let end = Instant::now() + DEADLINE;
+    wait_within(DEADLINE, what, condition);
+}
+
+pub fn wait_within(limit: Duration, what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + limit;
     while !condition() {
         assert!(Instant::now() < end, "{what} did not happen in time");
         std::thread::sleep(Duration::from_millis(5));
@@ -170,8 +236,20 @@ fn free_ports() -> (u16, u16) {
 
 impl Cluster {
     pub fn of(count: usize) -> Self {
+        Self::on(count, &[])
+    }
+
+    /// The same with small disks, each at a folder of the cluster's, with tmpfs's options.
+    pub fn on(count: usize, disks: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Self { dir, nodes: Vec::new() };
+        let disks = disks
+            .iter()
+            .map(|(folder, options)| SmallDisk::mount(&dir.path().join(folder), options));
+        let mut cluster = Self {
+            disks: disks.collect(),
+            nodes: Vec::new(),
+            dir,
+        };
         let (peer, files) = free_ports();
         let options = FoundOptions {
             data_dir: cluster.dir.path().join("node1"),
@@ -194,6 +272,10 @@ impl Cluster {
             cluster.nodes.iter().all(settled)
         });
         cluster
+    }
+
+    pub fn disk(&self) -> &SmallDisk {
+        &self.disks[0]
     }
 
     /// Lets a new node join.

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, Multipart, Path, RawQuery, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use conclave_archive::{ArchiveKind, Limits, single_folder, unpack};
+use conclave_archive::{ArchiveError, ArchiveKind, Limits, single_folder, unpack};
 use conclave_blueprint::{FolderResolver, Plan, parse};
 use conclave_filesync::{Expected, FileSyncError, RememberedTree};
 use conclave_store::{NewBlueprint, Resource};
@@ -74,6 +74,10 @@ pub(super) async fn upload(
             "blueprint with id={id} already exists on tenant `{tenant}`"
         )));
     }
+    // What it holds takes as much again, at least: an upload that has no room is not begun.
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    state.files.check_upload(length.unwrap_or_default())?;
     let work = tempfile::tempdir_in(&state.work_dir).map_err(|error| ApiError::internal(error.to_string()))?;
     let upload = receive(request, work.path()).await?;
     let text = |key: &str| upload.parameters.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -187,7 +191,10 @@ async fn take_place(
 
 /// Unpacks and parses. Blocking.
 fn take_apart(archive: &FilePath, folder: &FilePath, main: &str) -> Result<(ArchiveKind, PathBuf, Plan), ApiError> {
-    let kind = unpack(archive, folder, &Limits::default()).map_err(|error| ApiError::bad(error.to_string()))?;
+    let kind = unpack(archive, folder, &Limits::default()).map_err(|error| match &error {
+        ArchiveError::System { source, .. } if is_full(source) => ApiError::unavailable(error.to_string()),
+        _ => ApiError::bad(error.to_string()),
+    })?;
     let root = single_folder(folder).unwrap_or_else(|| folder.to_owned());
     let plan = parse(main, &FolderResolver::new(&root)).map_err(|diagnostics| {
         let message = format!("Invalid blueprint - {diagnostics}");
@@ -240,12 +247,25 @@ async fn receive(request: Request, work: &FilePath) -> Result<Upload, ApiError> 
     Ok(Upload { archive, parameters })
 }
 
+/// Whether the disk has no room any more: what has some at the beginning may run out of it.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 async fn save<S, E>(mut body: S, path: &FilePath) -> Result<(), ApiError>
 where
     S: Stream<Item = Result<bytes::Bytes, E>> + Unpin,
     E: std::fmt::Display,
 {
-    let system = |error: std::io::Error| ApiError::internal(format!("the upload cannot be kept: {error}"));
+    let system = |error: std::io::Error| {
+        let message = format!("the upload cannot be kept: {error}");
+        if is_full(&error) {
+            ApiError::unavailable(message)
+        } else {
+            ApiError::internal(message)
+        }
+    };
     let mut file = tokio::fs::File::create(path).await.map_err(system)?;
     while let Some(piece) = body.next().await {
         let piece = piece.map_err(|error| ApiError::bad(format!("the upload broke off: {error}")))?;
