@@ -234,6 +234,17 @@ impl DatabaseState {
         self.chosen.or(self.rule.as_ref().map(|rule| rule.primary))
     }
 
+    /// The epoch since which the node is primary without a break; where it is not primary, that of the next rule at the earliest. Whoever
+    /// is led to it by an older rule means what it was in an earlier time, and may hold an answer of another primary to be the
+    /// latest.
+    pub fn primary_since(&self, node: NodeId) -> u64 {
+        match (&self.rule, self.history.last()) {
+            (Some(rule), Some(switch)) if rule.primary == node && switch.primary == node => switch.epoch,
+            (Some(rule), _) if rule.primary != node => rule.epoch + 1,
+            _ => 1,
+        }
+    }
+
     /// How a log that ends at `end` on `timeline` stands to the timeline of the primary of that epoch: the one in force, or the one
     /// that is about to be. Of any other epoch nothing is known: an order that names its primary may be older or newer than
     /// what has come here, and a log is not to be undone for that.
@@ -486,6 +497,7 @@ mod tests {
             })
             .unwrap();
         assert_eq!(state.rule.as_ref().map(|rule| (rule.acks, rule.epoch)), Some((1, 2)));
+        assert_eq!(state.primary_since(NodeId(1)), 1, "another cohort is no break");
         state
             .apply(DatabaseCommand::Claim {
                 epoch: 3,
@@ -520,6 +532,7 @@ mod tests {
             (NodeId(2), 2, Lsn(6), cohort)
         );
         assert_eq!(state.history.len(), 1);
+        assert_eq!([1, 2].map(|node| state.primary_since(NodeId(node))), [4, 3]);
     }
 
     #[test]

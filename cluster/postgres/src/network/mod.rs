@@ -141,6 +141,15 @@ async fn relay<S: AsyncRead + AsyncWrite + Unpin>(
     let Ok(Ok(purpose)) = purpose else {
         return Err("the peer did not say what it wants");
     };
+    if purpose == FOR_CLIENTS {
+        let epoch = tokio::time::timeout(FIRST_BYTES_TIMEOUT, peer.read_u64()).await;
+        let Ok(Ok(epoch)) = epoch else {
+            return Err("the peer did not say by which rule it comes");
+        };
+        if epoch < members.borrow().database().primary_since(paths.consensus.me()) {
+            return Err("the peer comes by a rule that has been replaced");
+        }
+    }
     let opens = move |gates: &Gates| match purpose {
         FOR_REPLICATION => gates.replication,
         FOR_CLIENTS => gates.serving.is_some(),
@@ -229,7 +238,7 @@ async fn upstream(paths: &Paths, mut stream: UnixStream, waits: bool, shutdown: 
 /// The node that feeds this one, if there is one and it can be reached.
 async fn feeder(paths: &Paths, gates: &mut watch::Receiver<Gates>) -> Option<(NodeId, PeerStream)> {
     let node = gates.borrow_and_update().upstream?;
-    let peer = reach(paths, node, FOR_REPLICATION).await.ok()?;
+    let peer = reach(paths, node, &[FOR_REPLICATION]).await.ok()?;
     Some((node, peer))
 }
 
@@ -326,7 +335,7 @@ async fn proxy<S: AsyncRead + AsyncWrite + Unpin>(
             break;
         }
         if let (Some(primary), false) = (route.primary, route.hold) {
-            match lead(paths, &mut client, primary, &mut routes, shutdown).await {
+            match lead(paths, &mut client, (primary, route.epoch), &mut routes, shutdown).await {
                 Ok(()) => return,
                 Err(why) => last = why,
             }
@@ -336,12 +345,12 @@ async fn proxy<S: AsyncRead + AsyncWrite + Unpin>(
     refuse(&mut client, &last).await;
 }
 
-/// Leads a client to the primary until one of them ends or the primary is another. An error means that nothing was
+/// Leads a client to the primary of that epoch until one of them ends or the primary is another. An error means that nothing was
 /// exchanged, so that another try is harmless.
 async fn lead<S: AsyncRead + AsyncWrite + Unpin>(
     paths: &Paths,
     client: &mut S,
-    primary: NodeId,
+    (primary, epoch): (NodeId, u64),
     routes: &mut watch::Receiver<Route>,
     shutdown: &Shutdown,
 ) -> Result<(), String> {
@@ -350,9 +359,10 @@ async fn lead<S: AsyncRead + AsyncWrite + Unpin>(
     };
     tokio::pin!(deposed);
     if primary != paths.consensus.me() {
+        let wish = [&[FOR_CLIENTS], epoch.to_be_bytes().as_slice()].concat();
         // A lost primary does not answer, and its successor must not be kept waiting for that.
         let reached = tokio::select! {
-            reached = reach(paths, primary, FOR_CLIENTS) => reached,
+            reached = reach(paths, primary, &wish) => reached,
             () = &mut deposed => Err("the primary that was to be reached has been deposed".into()),
         };
         let mut peer = reached?;
@@ -389,7 +399,8 @@ async fn lead<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-async fn reach(paths: &Paths, node: NodeId, purpose: u8) -> Result<PeerStream, String> {
+/// `wish`: the purpose and, for clients, the epoch of the rule by which they are led there.
+async fn reach(paths: &Paths, node: NodeId, wish: &[u8]) -> Result<PeerStream, String> {
     let state = Arc::clone(&paths.consensus.state().borrow());
     let record = state
         .nodes()
@@ -401,7 +412,7 @@ async fn reach(paths: &Paths, node: NodeId, purpose: u8) -> Result<PeerStream, S
         .await
         .map_err(|error| error.to_string())?;
     let refused = |_| format!("{} is not open", record.name);
-    peer.write_u8(purpose).await.map_err(refused)?;
+    peer.write_all(wish).await.map_err(refused)?;
     match tokio::time::timeout(FIRST_BYTES_TIMEOUT, peer.read_u8()).await {
         Ok(Ok(OPEN)) => Ok(peer),
         _ => Err(format!("{} is not open", record.name)),

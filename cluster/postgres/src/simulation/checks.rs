@@ -19,6 +19,8 @@ pub(super) struct Checks {
     /// The record that began each timeline.
     timelines: BTreeMap<u32, Record>,
     epochs: BTreeSet<u64>,
+    /// Commits of the drivers themselves, by which they prove a quorum: nobody is told of them.
+    markers: BTreeSet<Record>,
     /// How many commits were acknowledged.
     pub(super) acknowledged: u64,
     pub(super) broken: Option<String>,
@@ -32,6 +34,7 @@ impl Checks {
             served: None,
             timelines: BTreeMap::new(),
             epochs: BTreeSet::new(),
+            markers: BTreeSet::new(),
             acknowledged: 0,
             broken: None,
         }
@@ -41,10 +44,16 @@ impl Checks {
         self.broken.get_or_insert(what);
     }
 
+    pub(super) fn marker(&mut self, record: Record) {
+        self.markers.insert(record);
+    }
+
     /// A primary has released a commit; a client may have been told.
     pub(super) fn released(&mut self, wal: &Wal, node: NodeId, epoch: Option<u64>, record: Record) {
         // Whoever waits behind a closed gate has been cut off and learns nothing.
-        let Some(epoch) = epoch else { return };
+        let Some(epoch) = epoch.filter(|_| !self.markers.contains(&record)) else {
+            return;
+        };
         self.acknowledged += 1;
         if wal.holds(self.must, record) {
             // What a manager had not yet relayed when it was stopped comes late, and is true: the commit survived.

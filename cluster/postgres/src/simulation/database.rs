@@ -24,6 +24,10 @@ impl World {
             self.count("dead end");
             return;
         }
+        // A server that did not end cleanly makes what it finds durable before it recovers.
+        if let Some(data) = &mut self.node(id).data {
+            data.flushed = data.end;
+        }
         let server = if data.signal {
             let depth = self.wal.lsn(data.end).0 / 10;
             let replayed = self.wal.upto(data.end, (depth as u32).saturating_sub(replay).max(1));
@@ -333,7 +337,9 @@ impl World {
         let state = self.raft.state(self.peek(client).applied);
         let Some(rule) = &state.rule else { return };
         let (primary, reads) = (rule.primary, self.rng.once_in(3));
-        if !self.connected(client, primary) || self.peek(primary).gates.serving.is_none() {
+        let there = self.raft.state(self.peek(primary).applied);
+        let open = self.peek(primary).gates.serving.is_some() && rule.epoch >= there.primary_since(primary);
+        if !self.connected(client, primary) || !open {
             return;
         }
         let latest = self.raft.latest().rule.as_ref().map(|rule| (rule.epoch, rule.primary));

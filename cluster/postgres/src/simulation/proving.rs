@@ -48,7 +48,10 @@ impl World {
                     self.node(id).memory.obeys(&acknowledgers);
                 }
                 let record = self.append(id, timeline, true);
-                record.map(|record| (life, record))
+                record.map(|record| {
+                    self.checks.marker(record);
+                    (life, record)
+                })
             }
             Some((begun, record)) => {
                 if begun != life {

@@ -78,7 +78,7 @@ fn nothing_acknowledged_is_lost_whatever_goes_wrong() {
 }
 
 /// Seeds that found something once.
-const REGRESSIONS: [(u64, &str); 5] = [
+const REGRESSIONS: [(u64, &str); 7] = [
     (
         24388,
         "a claim that was decided on before a candidate was chosen took the change from it",
@@ -95,6 +95,14 @@ const REGRESSIONS: [(u64, &str); 5] = [
     (
         77903,
         "log of a promotion that the rule did not show yet was taken for diverged",
+    ),
+    (
+        138_019,
+        "what a crashed server had written was lost by the model after its recovery, which makes it durable",
+    ),
+    (
+        212_521,
+        "clients that knew a rule of long ago came to its primary, which was about to become primary again",
     ),
 ];
 
