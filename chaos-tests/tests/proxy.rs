@@ -9,7 +9,7 @@ use conclave_chaos_tests::drill::DISK_MEBIBYTES;
 use conclave_chaos_tests::frozen::Frozen;
 use conclave_chaos_tests::hosts::Hosts;
 use conclave_chaos_tests::ledger::Access;
-use conclave_chaos_tests::{TestCluster, within};
+use conclave_chaos_tests::{TestCluster, python_program, within};
 use tokio_postgres::error::SqlState;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -70,6 +70,66 @@ fn programs_work(access: &Access) {
     must(&client(access, 2, "pgbench", &["--initialize", "--scale=1", "--quiet"]));
     let shown = must(&client(access, 3, "pgbench", &["--client=4", "--transactions=25"]));
     assert!(shown.contains("100/100"), "{shown}");
+    let python = python_program("consul-clients", "python");
+    let shown = must(&client(access, 1, python.to_str().unwrap(), &["-c", PSYCOPG]));
+    assert_eq!(shown.trim(), "1000");
+}
+
+/// What programs in Python do: parameters, a cursor that stays at the server, a copy in each direction, a rollback.
+const PSYCOPG: &str = r"
+import psycopg
+with psycopg.connect('') as connection:
+    connection.execute('CREATE TABLE snakes (n int PRIMARY KEY, name text)')
+    with connection.cursor() as cursor:
+        with cursor.copy('COPY snakes FROM STDIN') as copy:
+            for n in range(1000):
+                copy.write_row((n, f'name {n}'))
+    connection.commit()
+    with connection.cursor(name='at-the-server') as cursor:
+        cursor.itersize = 100
+        cursor.execute('SELECT n FROM snakes WHERE n < %s ORDER BY n', (500,))
+        assert [n for (n,) in cursor] == list(range(500))
+    try:
+        connection.execute('INSERT INTO snakes VALUES (%s, NULL)', (7,))
+    except psycopg.errors.UniqueViolation:
+        connection.rollback()
+with psycopg.connect('') as connection:
+    with connection.cursor().copy('COPY snakes TO STDOUT') as copy:
+        print(sum(1 for row in copy.rows()))
+";
+
+/// A commit whose wait is cancelled is on no standby yet: the client is not told that it is done, whichever node it came through.
+async fn a_cancelled_commit_is_no_success(test: &TestCluster, access: &Access) {
+    let primary = primary(test, 1).await;
+    let others = [primary % 3 + 1, (primary + 1) % 3 + 1];
+    let watcher = access.locally(primary).await.unwrap();
+    watcher.batch_execute("CREATE TABLE cancelled (n int)").await.unwrap();
+    for (n, number) in (0i32..).zip([primary, others[0]]) {
+        let client = access.through(number).await.unwrap();
+        let cancel = client.cancel_token();
+        let mut frozen = Frozen::default();
+        for other in others {
+            frozen.freeze_postgres(test.cluster.postmaster(other).unwrap());
+        }
+        let interrupted = async {
+            let waits = within(SOON, || async {
+                let sql =
+                    "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'INSERT INTO cancelled%'";
+                let waiting = watcher.query(sql, &[]).await.ok()?;
+                (waiting.len() == 1).then_some(())
+            });
+            assert!(waits.await.is_some(), "the commit waits for a standby");
+            cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        };
+        let row: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&n];
+        let insert = client.execute("INSERT INTO cancelled VALUES ($1)", &row);
+        let (outcome, ()) = tokio::join!(tokio::time::timeout(LONG, insert), interrupted);
+        let outcome = outcome.expect("it ends");
+        let error = outcome.expect_err("nobody but the primary has it");
+        assert_eq!(error.code(), Some(&SqlState::TRANSACTION_RESOLUTION_UNKNOWN), "{error}");
+        frozen.resume();
+        all_well(test).await;
+    }
 }
 
 async fn a_failover_is_a_pause(test: &TestCluster, hosts: &Hosts, access: &Access) {
@@ -178,6 +238,7 @@ fn programs_work_and_failovers_are_pauses() {
         let access = Access::new(&test.cluster);
         configure(&test, ASKED).await;
         programs_work(&access);
+        a_cancelled_commit_is_no_success(&test, &access).await;
         a_failover_is_a_pause(&test, &hosts, &access).await;
         all_well(&test).await;
         the_wait_is_bounded(&test, &access).await;

@@ -7,6 +7,7 @@ use conclave_runtime::Shutdown;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::sync::{Notify, watch};
 
+use super::talk::Doubt;
 pub(crate) use super::talk::Talk;
 
 /// As much as tokio takes to copy.
@@ -21,6 +22,18 @@ pub(crate) const STOPPING: &str = "the manager of this node is being stopped: us
 const CANNOT_CONNECT_NOW: &str = "57P03";
 /// SQLSTATE `admin_shutdown`: what had been asked for is done, and what comes after this was not begun.
 const ADMIN_SHUTDOWN: &str = "57P01";
+/// What a client is told whose commit was cancelled while it waited, with SQLSTATE `transaction_resolution_unknown`.
+const UNKNOWN_OUTCOME: Farewell = Farewell {
+    code: "08007",
+    why: "the commit was cancelled before a standby had it: whether it lasts is not known; look whether it is there before you repeat it",
+};
+
+/// What a client is told at the end of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    code: &'static str,
+    why: &'static str,
+}
 
 /// The clients of this node, all of which can be asked to leave. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -108,7 +121,8 @@ where
 }
 
 /// The same for a client that has come as far as `talk`. When it is asked to leave, by [`Clients::drain`] or by `closing`, it is let
-/// finish first; the answer is what it is to be told then: see [`farewell`].
+/// finish first. Where its commit was not waited for, it is not told that it is done. The answer is what it is to be told
+/// instead: see [`farewell`].
 pub(crate) async fn serve<C, S>(
     (client, talk): (&mut C, Talk),
     server: &mut S,
@@ -116,7 +130,7 @@ pub(crate) async fn serve<C, S>(
     closing: Option<watch::Receiver<bool>>,
     closed: impl Future<Output = ()>,
     shutdown: &Shutdown,
-) -> Option<&'static str>
+) -> Option<Farewell>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -127,16 +141,20 @@ where
     let (from_client, to_client) = tokio::io::split(client);
     let (from_server, to_server) = tokio::io::split(server);
     // What is asked counts before it is on its way, what is answered once it has gone.
-    let asking = pump(from_client, to_server, |piece| talk().ask(piece), |_| {});
-    let answering = pump(
-        from_server,
-        to_client,
-        |_| {},
-        |piece| {
-            talk().answer(piece);
-            answered.notify_one();
-        },
-    );
+    let ask = |piece: &[u8]| {
+        talk().ask(piece);
+        ((), None)
+    };
+    let hear = |piece: &[u8]| {
+        let said = talk().hear(piece);
+        let doubt = said.doubt();
+        (said, doubt)
+    };
+    let asking = pump(from_client, to_server, ask, |()| {});
+    let answering = pump(from_server, to_client, hear, |said| {
+        talk().told(&said);
+        answered.notify_one();
+    });
     let leaving = async {
         let why = clients.asked_to_leave(closing).await;
         loop {
@@ -161,36 +179,63 @@ where
         biased;
         () = closed => None,
         () = shutdown.requested() => None,
-        why = leaving => Some(why),
-        _ended = futures::future::try_join(asking, answering) => None,
+        why = leaving => Some(Farewell { code: ADMIN_SHUTDOWN, why }),
+        ended = futures::future::try_join(asking, answering) => match ended {
+            Err(Stopped::Doubt(Doubt::After(_))) => Some(UNKNOWN_OUTCOME),
+            // In the middle of a message there is nothing to be said: the end is an unknown outcome as well. A reset by either
+            // side is an end like any other.
+            Err(Stopped::Doubt(Doubt::Begun) | Stopped::Broken) | Ok(_) => None,
+        },
     }
 }
 
-/// Tells a client that it has to leave, and why. The server must have been left before.
-pub(crate) async fn farewell<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, why: &str) {
-    tell(client, ADMIN_SHUTDOWN, why).await;
+/// Tells a client that its connection ends, and why. The server must have been left before.
+pub(crate) async fn farewell<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, told: Farewell) {
+    tell(client, told.code, told.why).await;
     // What is left unread when the connection closes would reset it, and the client would not see the reason.
     let mut rest = tokio::io::sink();
     let _heard = tokio::time::timeout(FAREWELL, tokio::io::copy(client, &mut rest)).await;
 }
 
+/// Why a direction ended before its source did.
+enum Stopped {
+    /// A side has gone.
+    Broken,
+    /// What comes must not pass.
+    Doubt(Doubt),
+}
+
+impl From<std::io::Error> for Stopped {
+    fn from(_: std::io::Error) -> Self {
+        Self::Broken
+    }
+}
+
 /// One direction, until its source ends.
-async fn pump(
+async fn pump<T>(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    before: impl Fn(&[u8]),
-    after: impl Fn(&[u8]),
-) -> std::io::Result<()> {
+    before: impl Fn(&[u8]) -> (T, Option<Doubt>),
+    after: impl Fn(T),
+) -> Result<(), Stopped> {
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         let read = from.read(&mut piece).await?;
         if read == 0 {
-            return to.shutdown().await;
+            return Ok(to.shutdown().await?);
         }
-        before(&piece[..read]);
-        to.write_all(&piece[..read]).await?;
+        let (seen, doubt) = before(&piece[..read]);
+        let passes = match doubt {
+            None => read,
+            Some(Doubt::After(bytes)) => bytes,
+            Some(Doubt::Begun) => 0,
+        };
+        to.write_all(&piece[..passes]).await?;
         to.flush().await?;
-        after(&piece[..read]);
+        if let Some(doubt) = doubt {
+            return Err(Stopped::Doubt(doubt));
+        }
+        after(seen);
     }
 }
 

@@ -2,7 +2,13 @@
 //!
 //! A connection that ends between two transactions ends nothing. To know when that is, three things are followed in the bytes of
 //! PostgreSQL's protocol 3.0: what the client has asked for that is answered by a "ReadyForQuery", how many of these have come, and
-//! whether the last one stands in a transaction. Nothing else of what passes is looked at, and nothing is changed.
+//! whether the last one stands in a transaction.
+//!
+//! A commit whose wait for its standbys is cancelled, by an interrupt or a driver's time limit say, is reported as done all the same,
+//! after a warning: it may be lost in the next failover. Notices are looked at for that one, which does not pass, and nothing
+//! after it.
+//!
+//! Nothing else of what passes is looked at, and nothing is changed.
 
 /// What a client may begin with, by the number after the length.
 const ENCRYPTION_TLS: u32 = 80_877_103;
@@ -13,6 +19,12 @@ const PROTOCOL_4: u32 = 4 << 16;
 const DECLINED: u8 = b'N';
 /// The status of a server that is in no transaction.
 const IDLE: u8 = b'I';
+/// The function of PostgreSQL in which a commit waits for its standbys, by which its warnings are known in every language.
+const COMMIT_WAIT: &[u8] = b"SyncRepWaitForLSN";
+/// The field of a notice that names the function it comes from.
+const ROUTINE: u8 = b'R';
+/// Longer notices are not PostgreSQL's own.
+const NOTICE_BYTES_MAX: usize = 8 << 10;
 
 /// A conversation, from its first byte on.
 #[derive(Debug)]
@@ -29,6 +41,37 @@ pub(crate) struct Talk {
     /// Whether the client has sent parts of something that it has not ended yet.
     unfinished: bool,
     in_transaction: bool,
+    /// Whether the server has said something that is on its way to the client.
+    passing: bool,
+    /// The notice that is being said, as far as it has come.
+    notice: Vec<u8>,
+}
+
+/// A piece of what the server says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// "ReadyForQuery" messages in it.
+    ready: u64,
+    /// What the last of them says.
+    in_transaction: Option<bool>,
+    /// Since when it may not pass.
+    doubt: Option<Doubt>,
+}
+
+/// The server has told of a commit that it did not wait for to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// So many bytes before may pass: the client has had whole messages then.
+    After(usize),
+    /// It began in an earlier piece, and the client has had the beginning of it.
+    Begun,
+}
+
+impl Said {
+    /// Whether and how far it must not pass.
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
+        self.doubt
+    }
 }
 
 /// How far the client has come with its greeting, which has no type.
@@ -60,14 +103,14 @@ impl Frames {
         self.filled == 0
     }
 
-    /// Reads what comes, and tells of each message its type and, once that has come, the first byte of its body. `false` when
-    /// these are no messages.
-    fn read(&mut self, mut bytes: &[u8], mut on: impl FnMut(u8, Option<u8>)) -> bool {
-        while let Some(first) = bytes.first() {
+    /// Reads what comes, and tells of each message its type, then its body as it comes. `false` when these are no messages.
+    fn read(&mut self, bytes: &[u8], mut on: impl FnMut(Part<'_>)) -> bool {
+        let mut at = 0;
+        while let Some(first) = bytes.get(at) {
             if self.filled < self.head.len() {
                 self.head[self.filled] = *first;
                 self.filled += 1;
-                bytes = &bytes[1..];
+                at += 1;
                 if self.filled == self.head.len() {
                     let [kind, a, b, c, d] = self.head;
                     let Some(left) = u32::from_be_bytes([a, b, c, d]).checked_sub(4) else {
@@ -77,23 +120,34 @@ impl Frames {
                     if left == 0 {
                         self.filled = 0;
                     }
-                    on(kind, None);
+                    on(Part::Head(kind, at.checked_sub(self.head.len())));
                 }
                 continue;
             }
-            let body = u32::from_be_bytes([self.head[1], self.head[2], self.head[3], self.head[4]]) - 4;
-            if self.left == body {
-                on(self.head[0], Some(*first));
-            }
-            let taken = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            bytes = &bytes[taken..];
+            let taken = (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
             self.left -= u32::try_from(taken).unwrap_or(self.left);
             if self.left == 0 {
                 self.filled = 0;
             }
+            on(Part::Body(self.head[0], &bytes[at..at + taken], self.left == 0));
+            at += taken;
         }
         true
     }
+}
+
+/// A part of a message.
+enum Part<'a> {
+    /// Its type, and where it begins, unless in an earlier piece.
+    Head(u8, Option<usize>),
+    /// The same type, what has come of the body, and whether that is all.
+    Body(u8, &'a [u8], bool),
+}
+
+/// Whether a notice is of a commit whose wait was cancelled: pairs of a letter and a text that ends with zero.
+fn is_of_a_commit(notice: &[u8]) -> bool {
+    let mut fields = notice.split(|byte| *byte == 0);
+    fields.any(|field| field.split_first() == Some((&ROUTINE, COMMIT_WAIT)))
 }
 
 impl Default for Talk {
@@ -108,6 +162,8 @@ impl Default for Talk {
             had: 0,
             unfinished: false,
             in_transaction: false,
+            passing: false,
+            notice: Vec::new(),
         }
     }
 }
@@ -120,16 +176,16 @@ impl Talk {
             return;
         }
         let (owed, unfinished) = (&mut self.owed, &mut self.unfinished);
-        let understood = self.asked.read(bytes, |kind, body| match (kind, body) {
+        let understood = self.asked.read(bytes, |part| match part {
             // Query, function call.
-            (b'Q' | b'F', None) => *owed += 1,
+            Part::Head(b'Q' | b'F', _) => *owed += 1,
             // Sync.
-            (b'S', None) => {
+            Part::Head(b'S', _) => {
                 *owed += 1;
                 *unfinished = false;
             }
             // Parse, bind, describe, execute, close, flush.
-            (b'P' | b'B' | b'D' | b'E' | b'C' | b'H', None) => *unfinished = true,
+            Part::Head(b'P' | b'B' | b'D' | b'E' | b'C' | b'H', _) => *unfinished = true,
             _ => {}
         });
         if !understood {
@@ -173,31 +229,59 @@ impl Talk {
         bytes
     }
 
-    /// The server has said this, and the client has got it.
-    pub(crate) fn answer(&mut self, mut bytes: &[u8]) {
+    /// The server says this, and the client has not got it yet.
+    pub(crate) fn hear(&mut self, bytes: &[u8]) -> Said {
+        self.passing = true;
+        let mut said = Said {
+            ready: 0,
+            in_transaction: None,
+            doubt: None,
+        };
+        let mut skipped = 0;
         while self.wishes > 0
-            && let Some(first) = bytes.first()
+            && let Some(first) = bytes.get(skipped)
         {
             if *first != DECLINED {
                 self.greeting = Greeting::Other;
             }
             self.wishes -= 1;
-            bytes = &bytes[1..];
+            skipped += 1;
         }
         if self.greeting == Greeting::Other {
-            return;
+            return said;
         }
-        let (owed, had, in_transaction) = (&mut self.owed, &mut self.had, &mut self.in_transaction);
-        let understood = self.answered.read(bytes, |kind, body| {
-            if let (b'Z', Some(status)) = (kind, body) {
-                *owed = owed.saturating_sub(1);
-                *had = had.saturating_add(1);
-                *in_transaction = status != IDLE;
+        let (notice, mut begins) = (&mut self.notice, None);
+        let understood = self.answered.read(&bytes[skipped..], |part| match part {
+            Part::Head(b'N', at) => {
+                notice.clear();
+                begins = at;
             }
+            Part::Body(b'N', body, ends) => {
+                let room = NOTICE_BYTES_MAX.saturating_sub(notice.len());
+                notice.extend_from_slice(&body[..body.len().min(room)]);
+                if ends && is_of_a_commit(notice) {
+                    let doubt = begins.map_or(Doubt::Begun, |at| Doubt::After(skipped + at));
+                    said.doubt.get_or_insert(doubt);
+                }
+            }
+            Part::Body(b'Z', body, _) => {
+                said.ready += 1;
+                said.in_transaction = Some(body.first() != Some(&IDLE));
+            }
+            _ => {}
         });
         if !understood {
             self.greeting = Greeting::Other;
         }
+        said
+    }
+
+    /// The client has got it.
+    pub(crate) fn told(&mut self, said: &Said) {
+        self.passing = false;
+        self.owed = self.owed.saturating_sub(said.ready);
+        self.had = self.had.saturating_add(said.ready);
+        self.in_transaction = said.in_transaction.unwrap_or(self.in_transaction);
     }
 
     /// Whether it has logged in and has not asked for anything yet.
@@ -207,7 +291,7 @@ impl Talk {
 
     /// Whether the client has had all that it asked for, is in no transaction, and has begun nothing new.
     pub(crate) fn is_idle(&self) -> bool {
-        let quiet = self.owed == 0 && !self.unfinished && !self.in_transaction;
+        let quiet = self.owed == 0 && !self.unfinished && !self.in_transaction && !self.passing;
         quiet && self.greeting == Greeting::Done && self.asked.is_whole() && self.answered.is_whole()
     }
 }
@@ -237,7 +321,12 @@ mod tests {
     }
 
     fn answer(talk: &mut Talk, bytes: &[u8], size: usize) {
-        bytes.chunks(size).for_each(|piece| talk.answer(piece));
+        for piece in bytes.chunks(size) {
+            let said = talk.hear(piece);
+            assert_eq!(said.doubt(), None);
+            assert!(!talk.is_idle(), "it is on its way");
+            talk.told(&said);
+        }
     }
 
     fn logged_in(size: usize) -> Talk {
@@ -313,6 +402,30 @@ mod tests {
             5,
         );
         assert!(talk.is_idle());
+    }
+
+    /// What PostgreSQL says, then what it says of a commit.
+    fn notice(routine: &str) -> Vec<u8> {
+        let text = format!("SWARNING\0C01000\0MRSyncRepWaitForLSN\0Fsyncrep.c\0L313\0R{routine}\0\0");
+        message(b'N', text.as_bytes())
+    }
+
+    #[test]
+    fn a_commit_that_was_not_waited_for_is_not_passed_on() {
+        let mut talk = logged_in(1000);
+        ask(&mut talk, &message(b'Q', b"INSERT INTO t VALUES (1)\0"), 1000);
+        answer(&mut talk, &notice("exec_stmt_raise"), 1000);
+        let before = notice("exec_stmt_raise");
+        let rest = [message(b'C', b"INSERT 0 1\0"), message(b'Z', b"I")].concat();
+        let cancelled = notice("SyncRepWaitForLSN");
+        let all = [before.clone(), cancelled.clone(), rest].concat();
+        assert_eq!(talk.hear(&all).doubt(), Some(Doubt::After(before.len())));
+        for cut in 1..cancelled.len() {
+            let mut talk = logged_in(1000);
+            let doubts = [&cancelled[..cut], &cancelled[cut..]].map(|piece| talk.hear(piece).doubt());
+            // Five bytes say what a message is: while they are not whole nothing of it is kept back, and the rest of it may follow.
+            assert_eq!(doubts, [None, Some(Doubt::Begun)], "{cut}");
+        }
     }
 
     #[test]
