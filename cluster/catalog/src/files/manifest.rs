@@ -66,7 +66,8 @@ struct Staged {
 pub struct Manifest {
     version: u64,
     live: OrdMap<FilePath, Live>,
-    past: OrdMap<FilePath, Vector<Past>>,
+    /// Few for each path: an [`imbl::Vector`] takes kilobytes for the first.
+    past: OrdMap<FilePath, Vec<Past>>,
     /// When which path got a past, oldest first.
     aging: Vector<(u64, FilePath)>,
     staged: OrdMap<SetId, Staged>,
@@ -341,9 +342,9 @@ impl Manifest {
         // The same for what an earlier step of this change took out.
         if let Some(versions) = self.past.get_mut(&path)
             && versions
-                .back()
+                .last()
                 .is_some_and(|past| past.until == index && past.entry == entry)
-            && let Some(same) = versions.pop_back()
+            && let Some(same) = versions.pop()
         {
             let live = Live {
                 entry,
@@ -386,9 +387,9 @@ impl Manifest {
             until: index,
         };
         let versions = self.past.entry(path.clone()).or_default();
-        versions.push_back(past);
+        versions.push(past);
         if versions.len() > PAST_PER_PATH {
-            versions.pop_front();
+            versions.remove(0);
         }
         self.aging.push_back((index, path.clone()));
     }
@@ -405,9 +406,7 @@ impl Manifest {
             let Some(versions) = self.past.get_mut(&path) else {
                 continue;
             };
-            while versions.front().is_some_and(|past| past.until <= since) {
-                versions.pop_front();
-            }
+            versions.retain(|past| past.until > since);
             if versions.is_empty() {
                 self.past.remove(&path);
             }
