@@ -232,8 +232,8 @@ impl Manifest {
                 let begins = entries.iter().any(|(path, _)| *path == root);
                 self.remove_tree(index, &root);
                 self.insert_all(index, &root, entries)?;
-                if begins && let Some(live) = self.live.get_mut(&root) {
-                    (live.version, live.origin) = (index, Origin::Replaced);
+                if begins {
+                    self.mark(index, &root, Origin::Replaced);
                 }
                 Ok(())
             }
@@ -443,10 +443,18 @@ impl Manifest {
         for (_, place, entry) in moved {
             self.insert(index, place, entry)?;
         }
-        if let Some(live) = self.live.get_mut(to) {
-            (live.version, live.origin) = (index, Origin::Moved(from.clone()));
-        }
+        self.mark(index, to, Origin::Moved(from.clone()));
         Ok(())
+    }
+
+    /// Tells how what is now at `root` came there. What is no folder and stayed as it was keeps its version: with this change's, a later step
+    /// would take it for something that was never to be seen, and forget it.
+    fn mark(&mut self, index: u64, root: &FilePath, origin: Origin) {
+        if let Some(live) = self.live.get_mut(root)
+            && (live.version == index || live.entry.is_directory())
+        {
+            (live.version, live.origin) = (index, origin);
+        }
     }
 }
 
