@@ -44,8 +44,8 @@ fn peak_mebibytes(test: &TestCluster, node: u8) -> u64 {
     kibibytes >> 10
 }
 
-/// Waits until every node shows everything that any of them knows.
-async fn settled(test: &TestCluster, what: &str) {
+/// Waits until every node shows this version, or a later one, and has nothing left to do.
+async fn settled(test: &TestCluster, version: u64, what: &str) {
     let settled = || async {
         let all: Vec<_> = (1..=3).map(|node| files_json(test, node, &["status"])).collect();
         let known = all.iter().filter_map(|status| status["seen"].as_u64()).max()?;
@@ -56,9 +56,26 @@ async fn settled(test: &TestCluster, what: &str) {
                 && status["missing_chunks"] == 0
                 && status["watching"] == "events"
         });
-        is_quiet.then_some(())
+        (is_quiet && known >= version).then_some(())
     };
     wait_for(what, LONG, settled).await;
+}
+
+/// The version that put the last of a folder's files there, once this node knows all of them.
+async fn whole_folder(test: &TestCluster, node: u8, folder: &str) -> u64 {
+    let all = || async {
+        // Refused as long as there is no such folder.
+        let listed = files(test, node, &["ls", folder, "--json"], b"");
+        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).ok()?;
+        let versions: Vec<u64> = listed["entries"]
+            .as_array()?
+            .iter()
+            .filter(|entry| entry["kind"] == "file")
+            .filter_map(|entry| entry["version"].as_u64())
+            .collect();
+        (versions.len() == FILES).then(|| versions.into_iter().max())?
+    };
+    wait_for(folder, LONG, all).await
 }
 
 fn same_everywhere(test: &TestCluster) -> Tree {
@@ -88,20 +105,15 @@ fn make_folders(at: &Path, numbers: std::ops::Range<usize>) {
 #[ignore = "takes minutes: deploy/test --extended"]
 async fn two_hundred_thousand_files_are_on_every_node() {
     let test = TestCluster::three().await;
-    settled(&test, "an empty tree").await;
+    settled(&test, 0, "an empty tree").await;
     say("an empty tree", Instant::now(), &test, 3);
 
     // Onto one node's disk, as somebody would who copies a folder there.
     let begin = Instant::now();
     make_folders(&shared(&test, 2).join("many"), 0..FOLDERS);
     say("200,000 files written to the disk of node2", begin, &test, 3);
-    let all = || async {
-        let listed = files(&test, 1, &["ls", "global-resources/many/folder399"], b"");
-        let count = String::from_utf8_lossy(&listed.stdout).lines().count();
-        (count > FILES).then_some(())
-    };
-    wait_for("the last folder", LONG, all).await;
-    settled(&test, "200,000 files from a disk").await;
+    let last = whole_folder(&test, 1, "global-resources/many/folder399").await;
+    settled(&test, last, "200,000 files from a disk").await;
     say("and are on all nodes", begin, &test, 3);
     let below = |shown: &Tree, place: &[u8]| shown.keys().filter(|path| path.starts_with(place)).count();
     let shown = same_everywhere(&test);
@@ -151,9 +163,8 @@ async fn two_hundred_thousand_files_are_on_every_node() {
 
 async fn done_away(test: &TestCluster, path: &str) {
     let begin = Instant::now();
-    let removed = files(test, 1, &["rm", path], b"");
-    assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
-    settled(test, "the removal").await;
+    let removed = files_json(test, 1, &["rm", path]);
+    settled(test, removed["version"].as_u64().unwrap(), "the removal").await;
     say("their folder is removed, on all nodes", begin, test, 3);
     assert!((1..=3).all(|node| !resources(test, node).join(path).exists()));
 }
@@ -173,7 +184,9 @@ async fn through_the_file_server(test: &TestCluster) {
             .unwrap();
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
-    settled(test, "200,000 files by the API").await;
+    let folder = "deployments/default_tenant/many/sets/files/folder399";
+    let last = whole_folder(test, 1, folder).await;
+    settled(test, last, "200,000 files by the API").await;
 }
 
 /// A block that is cut into chunks as small as they may be, wherever it is repeated: the smallest chunk of much noise.
