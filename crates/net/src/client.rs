@@ -17,6 +17,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::identity::identity_name;
+use crate::server::FRAME_BYTES_MAX;
 use crate::tls::{joining_client, outside_client, peer_client, user_client};
 use crate::{NetError, NodeIdentity};
 
@@ -95,6 +96,7 @@ fn channel(connector: TlsConnector, server_name: String, address: String) -> Res
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
+        .max_frame_size(FRAME_BYTES_MAX)
         .tcp_nodelay(true);
     Ok(
         endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {

@@ -21,6 +21,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/2 pings to clients, so that a vanished one does not hold its streams.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// What comes over HTTP/2 in one frame, at most; its own default of 16 KiB takes sixteen turns for a piece of a file.
+pub(crate) const FRAME_BYTES_MAX: u32 = 256 << 10;
 
 /// A connection that a peer opened, both sides proven.
 pub type AcceptedStream = TlsStream<TcpStream>;
@@ -160,7 +162,8 @@ async fn serve_connection(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL);
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .max_frame_size(FRAME_BYTES_MAX);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
