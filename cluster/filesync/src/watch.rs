@@ -1,32 +1,34 @@
 //! Events of the disk, from where persons may put files.
 //!
-//! A folder is watched before it is listed, and what the listing finds is told like any event: whatever is made in it, before it is watched
-//! or after, is seen. That is why this is inotify itself: `notify` tells of a new folder first and watches it later.
+//! `notify` has one watch for each folder, and no more than that is left to it (docs/decisions/0024): a folder is watched before it is listed,
+//! and what the listing finds is told like any event, so that whatever is made in it, before it is watched or after, is seen.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::CStr;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use conclave_catalog::files::FilePath;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RemoveKind, RenameMode};
+use notify::{Config, EventHandler, INotifyWatcher, RecursiveMode, Watcher as _};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use crate::core::settle::Seen;
-use crate::tree::{Kind, children, is_editable, is_nothing, open_beneath, stamp_at};
+use crate::tree::{EDITABLE, Kind, children, is_editable, is_nothing, open_beneath, stamp_at};
 
-/// Events that wait to be looked at. The system keeps more, and says so when it could not.
+/// Events that wait for the keeper.
 const WAITING: usize = 8192;
+/// Events that wait for the thread that looks into folders: as many as the system keeps by default.
+const QUEUED: usize = 16_384;
 /// Folders that could not be watched are tried again as often as this.
 const RETRY: Duration = Duration::from_secs(10);
-/// Read from the system at once.
-const BUFFER_BYTES: usize = 64 << 10;
-
 /// What the disk says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -39,16 +41,33 @@ pub(crate) enum Event {
     Sighted,
 }
 
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Folders that can be watched; the system has a limit of its own.
+    watches: usize,
+    /// `notify` remembers a folder that was deleted as long as it lives itself: after so many it begins anew.
+    deleted: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            watches: usize::MAX,
+            deleted: 50_000,
+        }
+    }
+}
+
 /// Watches as long as it lives.
 pub(crate) struct Watch {
     pub(crate) events: mpsc::Receiver<Event>,
-    stop: OwnedFd,
+    queue: SyncSender<Message>,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // It fails only when the thread has so much to stop for that it is about to.
-        let _stopping = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        // When there is no room for it, the thread does not sleep, and sees that nobody listens.
+        let _stopping = self.queue.try_send(Message::Stop);
     }
 }
 
@@ -57,47 +76,100 @@ impl Watch {
     ///
     /// A reason instead when the system does not let it; events come with a reason in their midst when it lets it for some folders only.
     pub(crate) fn begin(root: &Path) -> Result<Self, String> {
-        Self::begin_with(root, usize::MAX)
+        Self::begin_with(root, Limits::default())
     }
 
-    /// As if the system allowed so many watches.
-    fn begin_with(root: &Path, watches_max: usize) -> Result<Self, String> {
+    fn begin_with(root: &Path, limits: Limits) -> Result<Self, String> {
         let (events, receiver) = mpsc::channel(WAITING);
-        let opened = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|error| match error {
-            Errno::MFILE => {
-                "the system allows no more watchers: raise fs.inotify.max_user_instances; until then changes are \
-                             found by scans"
-                    .to_owned()
-            }
-            other => explain(other),
-        })?;
+        let (queue, messages) = sync_channel(QUEUED);
+        let lost = Arc::default();
+        let root = std::path::absolute(root).map_err(explain)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(explain)?;
         let mut watcher = Watcher {
-            inotify: opened,
-            root: rustix::fs::openat(CWD, root, flags, Mode::empty()).map_err(explain)?,
-            folders: HashMap::new(),
-            places: BTreeMap::new(),
+            opened: rustix::fs::openat(CWD, &root, flags, Mode::empty()).map_err(explain)?,
+            root,
+            inotify: Ear::open(0, &queue, &lost)?,
+            queue: queue.clone(),
+            lost,
+            turn: 0,
             events,
             blind: None,
-            watches_max,
+            deleted: 0,
+            watched: 0,
+            limits,
         };
-        watcher.watch_all();
-        let stopped = stop.try_clone().map_err(|error| error.to_string())?;
+        watcher.watch_areas();
         std::thread::Builder::new()
             .name("files-watch".into())
-            .spawn(move || watcher.run(&stopped))
-            .map_err(|error| format!("{error}; changes are found by scans"))?;
-        Ok(Self { events: receiver, stop })
+            // It ends when nobody listens, and then there is nobody to be told.
+            .spawn(move || drop(watcher.run(&messages)))
+            .map_err(explain)?;
+        Ok(Self {
+            events: receiver,
+            queue,
+        })
     }
 }
 
-fn explain(error: Errno) -> String {
-    match error {
-        Errno::NOSPC => {
+fn explain(error: impl Into<io::Error>) -> String {
+    let error = error.into();
+    match Errno::from_io_error(&error) {
+        Some(Errno::MFILE) => "the system allows no more watchers: raise fs.inotify.max_user_instances; until then changes are found by scans".into(),
+        _ => format!("{error}; changes are found by scans"),
+    }
+}
+
+fn explain_watch(error: notify::Error) -> String {
+    match error.kind {
+        notify::ErrorKind::MaxFilesWatch => {
             "the system allows no more watches: raise fs.inotify.max_user_watches; until then changes are found by scans".into()
         }
-        other => format!("{other}; changes are found by scans"),
+        notify::ErrorKind::Io(error) => explain(error),
+        _ => format!("{error}; changes are found by scans"),
+    }
+}
+
+enum Message {
+    /// By the watcher of this turn.
+    Told(u64, notify::Result<notify::Event>),
+    Stop,
+}
+
+/// Takes what `notify` tells, and never waits: who would make room may be waiting for `notify` to watch a folder.
+struct Ear {
+    turn: u64,
+    queue: SyncSender<Message>,
+    lost: Arc<AtomicBool>,
+}
+
+impl Ear {
+    fn open(turn: u64, queue: &SyncSender<Message>, lost: &Arc<AtomicBool>) -> Result<INotifyWatcher, String> {
+        let ear = Self {
+            turn,
+            queue: queue.clone(),
+            lost: Arc::clone(lost),
+        };
+        INotifyWatcher::new(ear, Config::default()).map_err(explain_watch)
+    }
+}
+
+impl EventHandler for Ear {
+    fn handle_event(&mut self, told: notify::Result<notify::Event>) {
+        if told.as_ref().is_ok_and(|event| changes_nothing(event.kind)) {
+            return;
+        }
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Told(self.turn, told)) {
+            self.lost.store(true, Ordering::Release);
+        }
+    }
+}
+
+fn changes_nothing(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access != AccessKind::Close(AccessMode::Write),
+        // Both halves of it are told by themselves, too.
+        EventKind::Modify(ModifyKind::Name(mode)) => mode == RenameMode::Both,
+        _ => false,
     }
 }
 
@@ -105,173 +177,132 @@ fn explain(error: Errno) -> String {
 struct Gone;
 
 struct Watcher {
-    inotify: OwnedFd,
-    root: OwnedFd,
-    /// `None`: the root, for the sake of the areas themselves.
-    folders: HashMap<i32, Option<FilePath>>,
-    places: BTreeMap<FilePath, i32>,
+    root: PathBuf,
+    opened: OwnedFd,
+    inotify: INotifyWatcher,
+    queue: SyncSender<Message>,
+    /// Something did not fit into the queue.
+    lost: Arc<AtomicBool>,
+    /// Of which watcher events are awaited: what an earlier one told is of no interest.
+    turn: u64,
     events: mpsc::Sender<Event>,
     blind: Option<String>,
-    watches_max: usize,
+    /// Folders that were deleted in this turn.
+    deleted: usize,
+    /// Watches that were asked for in this turn.
+    watched: usize,
+    limits: Limits,
 }
 
 impl Watcher {
-    fn run(mut self, stop: &OwnedFd) {
-        let mut buffer = vec![MaybeUninit::uninit(); BUFFER_BYTES];
-        if let Some(reason) = self.blind.clone()
-            && self.tell(Event::Blind(reason)).is_err()
-        {
-            return;
+    fn run(mut self, messages: &Receiver<Message>) -> Result<(), Gone> {
+        if let Some(reason) = self.blind.clone() {
+            self.tell(Event::Blind(reason))?;
         }
-        loop {
-            let retry = Timespec {
-                tv_sec: RETRY.as_secs().cast_signed(),
-                tv_nsec: 0,
-            };
-            let timeout = self.blind.is_some().then_some(retry);
-            let mut ready = [
-                PollFd::new(&self.inotify, PollFlags::IN),
-                PollFd::new(stop, PollFlags::IN),
-            ];
-            let count = match poll(&mut ready, timeout.as_ref()) {
-                Err(Errno::INTR) => continue,
-                Err(error) => {
-                    // The end of the events tells, too.
-                    let _gone = self.tell(Event::Blind(explain(error)));
-                    return;
-                }
-                Ok(count) => count,
-            };
-            if !ready[1].revents().is_empty() {
-                return;
-            }
-            let told = if count == 0 {
-                self.try_again()
+        while !self.events.is_closed() {
+            let message = if self.blind.is_none() {
+                messages.recv().map_err(|_| Gone)?
             } else {
-                self.read(&mut buffer)
+                match messages.recv_timeout(RETRY) {
+                    Ok(message) => message,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.try_again()?;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return Err(Gone),
+                }
             };
-            if told.is_err() {
-                return;
+            let Message::Told(turn, told) = message else {
+                return Ok(());
+            };
+            let blind = self.blind.is_some();
+            if self.lost.swap(false, Ordering::AcqRel) || self.deleted > self.limits.deleted {
+                self.begin_anew()?;
+            } else if turn == self.turn {
+                match told {
+                    Ok(event) if event.need_rescan() => self.begin_anew()?,
+                    Ok(event) => self.take(&event)?,
+                    Err(error) => self.blind = Some(explain_watch(error)),
+                }
+            }
+            if let Some(reason) = self.blind.clone().filter(|_| !blind) {
+                self.tell(Event::Blind(reason))?;
             }
         }
+        Ok(())
     }
 
     fn tell(&self, event: Event) -> Result<(), Gone> {
-        // Whoever listens may be busy; the system keeps events meanwhile.
+        // Whoever listens may be busy; the queue keeps events meanwhile.
         self.events.blocking_send(event).map_err(|_| Gone)
     }
 
     /// After a limit was reached.
     fn try_again(&mut self) -> Result<(), Gone> {
         self.blind = None;
-        self.watch_all();
+        self.watch_areas();
         match self.blind {
             Some(_) => Ok(()),
             None => self.tell(Event::Sighted),
         }
     }
 
-    fn read(&mut self, buffer: &mut [MaybeUninit<u8>]) -> Result<(), Gone> {
-        let blind = self.blind.clone();
-        let Ok(source) = self.inotify.try_clone() else {
-            // No descriptors are left: the events wait, and a moment later there may be some.
-            std::thread::sleep(Duration::from_millis(100));
-            return Ok(());
-        };
-        let mut reader = inotify::Reader::new(source, buffer);
-        loop {
-            let (at, flags, name) = match reader.next() {
-                Ok(event) => (event.wd(), event.events(), event.file_name().map(CStr::to_owned)),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => break,
-                Err(error) => {
-                    self.blind = Some(explain(error));
-                    break;
-                }
-            };
-            self.take(at, flags, name.as_deref())?;
-            if reader.is_buffer_empty() {
-                break;
+    /// Folders may have come of which nothing was told, and folders may be remembered that are gone.
+    fn begin_anew(&mut self) -> Result<(), Gone> {
+        self.turn += 1;
+        self.deleted = 0;
+        match Ear::open(self.turn, &self.queue, &self.lost) {
+            Ok(inotify) => {
+                self.inotify = inotify;
+                self.watch_areas();
             }
+            Err(reason) => self.blind = Some(reason),
         }
-        match &self.blind {
-            Some(reason) if blind.is_none() => self.tell(Event::Blind(reason.clone())),
-            _ => Ok(()),
-        }
+        self.tell(Event::Lost)
     }
 
-    fn take(&mut self, at: i32, flags: ReadFlags, name: Option<&CStr>) -> Result<(), Gone> {
-        if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            // Folders may have come of which nothing was told.
-            self.watch_all();
-            return self.tell(Event::Lost);
-        }
-        if flags.contains(ReadFlags::IGNORED) {
-            self.forget(at);
-            return Ok(());
-        }
-        // Of what is not watched any more, its new place has told everything.
-        let (Some(folder), Some(name)) = (self.folders.get(&at), name) else {
-            return Ok(());
-        };
-        let path = match folder {
-            Some(folder) => folder.join(name.to_bytes()),
-            None => FilePath::new(name.to_bytes()),
-        };
+    fn take(&mut self, event: &notify::Event) -> Result<(), Gone> {
+        let path = event.paths.first().and_then(|path| path.strip_prefix(&self.root).ok());
         // The manager's own names are none.
-        let Ok(path) = path else { return Ok(()) };
-        if !is_editable(&path) {
+        let path = path.and_then(|path| FilePath::new(path.as_os_str().as_bytes()).ok());
+        let Some(path) = path.filter(is_editable) else {
             return Ok(());
-        }
-        let has = |flag| flags.contains(flag);
-        if has(ReadFlags::ISDIR) {
-            if has(ReadFlags::MOVED_FROM) || has(ReadFlags::DELETE) {
-                self.leave(&path);
-            } else if has(ReadFlags::MOVED_TO) {
-                self.enter(&path, Some(Seen::Whole))?;
-            } else if has(ReadFlags::CREATE) {
+        };
+        let seen = match event.kind {
+            EventKind::Create(CreateKind::Folder) => {
                 self.enter(&path, Some(Seen::Made))?;
-            } else if has(ReadFlags::ATTRIB) {
-                return self.tell(Event::Seen(path, Seen::Retitled));
+                Seen::Whole
             }
-            return self.tell(Event::Seen(path, Seen::Whole));
-        }
-        let whole = ReadFlags::CLOSE_WRITE | ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO;
-        let seen = if flags.intersects(whole) {
-            Seen::Whole
-        } else if has(ReadFlags::CREATE) {
-            Seen::Made
-        } else if has(ReadFlags::ATTRIB) {
-            Seen::Retitled
-        } else {
-            Seen::Written
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
+                self.enter(&path, Some(Seen::Whole))?;
+                Seen::Whole
+            }
+            EventKind::Remove(kind) => {
+                self.deleted += usize::from(kind == RemoveKind::Folder);
+                Seen::Whole
+            }
+            EventKind::Create(_) => Seen::Made,
+            EventKind::Modify(ModifyKind::Metadata(_)) => Seen::Retitled,
+            EventKind::Modify(ModifyKind::Data(_)) => Seen::Written,
+            _ => Seen::Whole,
         };
         self.tell(Event::Seen(path, seen))
     }
 
     /// Watches the areas with all that is in them, and nothing else. Says nothing of what it finds.
-    fn watch_all(&mut self) {
-        let before: HashSet<i32> = self.folders.keys().copied().collect();
-        self.folders.clear();
-        self.places.clear();
+    fn watch_areas(&mut self) {
+        self.watched = 0;
         match self.add(None) {
             Ok(Some(_)) => {}
             Ok(None) => self.blind = Some("the tree's root is gone; changes are found by scans".into()),
             Err(reason) => self.blind = Some(reason),
         }
-        for area in crate::tree::EDITABLE {
+        for area in EDITABLE {
             let Ok(path) = FilePath::new(area) else { continue };
             // It is told to nobody.
             let _told = self.enter(&path, None);
         }
-        for at in before {
-            if !self.folders.contains_key(&at) {
-                // What was deleted has none any more.
-                let _gone = inotify::remove_watch(&self.inotify, at);
-            }
-        }
     }
-
     /// Watches a folder with all that is in it, and tells of what it finds, as `seen`.
     fn enter(&mut self, top: &FilePath, seen: Option<Seen>) -> Result<(), Gone> {
         let mut open = vec![top.clone()];
@@ -317,56 +348,37 @@ impl Watcher {
     /// Watches one folder; `None` when it is none. Answers with the folder, opened.
     fn add(&mut self, folder: Option<&FilePath>) -> Result<Option<OwnedFd>, String> {
         let bytes = folder.map_or(b".".as_slice(), |folder| folder.as_bytes());
-        let opened = match open_beneath(self.root.as_fd(), bytes, OFlags::RDONLY | OFlags::DIRECTORY) {
+        let opened = match open_beneath(self.opened.as_fd(), bytes, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(opened) => opened,
             Err(error) if is_nothing(&error) => return Ok(None),
-            Err(error) => return Err(format!("{error}; changes are found by scans")),
+            Err(error) => return Err(explain(error)),
         };
-        if self.folders.len() >= self.watches_max {
-            return Err(explain(Errno::NOSPC));
+        if self.watched >= self.limits.watches {
+            return Err(explain_watch(notify::Error::new(notify::ErrorKind::MaxFilesWatch)));
         }
-        let mut flags = WatchFlags::CREATE
-            | WatchFlags::DELETE
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::MOVED_TO
-            | WatchFlags::ATTRIB
-            | WatchFlags::ONLYDIR
-            | WatchFlags::EXCL_UNLINK;
-        if folder.is_some() {
-            flags |= WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE;
+        self.watched += 1;
+        // What takes the place of the folder meanwhile, a link even, is told by the folder above, which is watched already: it is entered once more.
+        let place = folder.map_or_else(
+            || self.root.clone(),
+            |folder| self.root.join(OsStr::from_bytes(folder.as_bytes())),
+        );
+        match self.inotify.watch(&place, RecursiveMode::NonRecursive) {
+            Ok(()) => Ok(Some(opened)),
+            Err(notify::Error {
+                kind: notify::ErrorKind::PathNotFound,
+                ..
+            }) => Ok(None),
+            Err(notify::Error {
+                kind: notify::ErrorKind::Io(error),
+                ..
+            }) if is_gone(&error) => Ok(None),
+            Err(error) => Err(explain_watch(error)),
         }
-        // By what is opened: no link on the way is followed, and nothing can take its place meanwhile.
-        let itself = format!("/proc/self/fd/{}", opened.as_raw_fd());
-        let at = inotify::add_watch(&self.inotify, itself, flags).map_err(explain)?;
-        self.forget(at);
-        if let Some(folder) = folder
-            && let Some(former) = self.places.insert(folder.clone(), at)
-        {
-            self.folders.remove(&former);
-        }
-        self.folders.insert(at, folder.cloned());
-        Ok(Some(opened))
     }
+}
 
-    fn forget(&mut self, at: i32) {
-        if let Some(Some(place)) = self.folders.remove(&at)
-            && self.places.get(&place) == Some(&at)
-        {
-            self.places.remove(&place);
-        }
-    }
-
-    /// A folder is not at its place any more: where it has gone, if anywhere in the areas, it is watched anew.
-    fn leave(&mut self, top: &FilePath) {
-        let (from, to) = top.below();
-        let below = self.places.range(from..to).map(|(_, at)| *at);
-        let all: Vec<i32> = self.places.get(top).copied().into_iter().chain(below).collect();
-        for at in all {
-            self.forget(at);
-            // What was deleted has none any more.
-            let _gone = inotify::remove_watch(&self.inotify, at);
-        }
-    }
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

@@ -6,13 +6,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::*;
-use crate::tree::EDITABLE;
 
 /// After this, nothing more comes.
 const QUIET: Duration = Duration::from_millis(300);
-
-/// The smallest event.
-const EVENT_BYTES: usize = 16;
 
 struct Place {
     _dir: tempfile::TempDir,
@@ -106,17 +102,9 @@ fn an_area_that_comes_anew_is_watched_and_nothing_else_is() {
 #[test]
 fn events_that_were_lost_are_told_and_all_folders_are_watched_again() {
     let place = Place::new();
-    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
-    let limit: usize = limit.trim().parse().unwrap();
-    if limit > 100_000 {
-        // To fill it would take too long.
-        return;
-    }
     let mut watch = Watch::begin(&place.root).unwrap();
-    // Nobody takes events meanwhile: first ours wait, then those that were read already, then the system's, and then it gives up.
-    // Each file is two.
-    let waiting = WAITING + BUFFER_BYTES / EVENT_BYTES + limit;
-    for number in 0..=waiting / 2 {
+    // Nobody takes events meanwhile: first ours wait, then the queue is full, and each file is two.
+    for number in 0..=(WAITING + QUEUED) / 2 {
         fs::write(place.at(&format!("f{number}")), "").unwrap();
     }
     fs::create_dir_all(place.at("unseen/below")).unwrap();
@@ -132,7 +120,11 @@ fn a_limit_is_told() {
     for number in 0..10 {
         fs::create_dir_all(place.at(&format!("{number}"))).unwrap();
     }
-    let mut watch = Watch::begin_with(&place.root, 5).unwrap();
+    let limits = Limits {
+        watches: 5,
+        ..Limits::default()
+    };
+    let mut watch = Watch::begin_with(&place.root, limits).unwrap();
     let events = drain(&mut watch);
     let [Event::Blind(reason)] = events.as_slice() else {
         panic!("{events:?}")
@@ -146,4 +138,24 @@ fn a_limit_is_told() {
         !events.iter().any(|event| matches!(event, Event::Blind(_))),
         "{events:?}"
     );
+}
+
+#[test]
+fn it_begins_anew_when_many_folders_were_deleted() {
+    let place = Place::new();
+    let limits = Limits {
+        deleted: 10,
+        ..Limits::default()
+    };
+    let mut watch = Watch::begin_with(&place.root, limits).unwrap();
+    fs::create_dir_all(place.at("stays/below")).unwrap();
+    for number in 0..20 {
+        let folder = place.at(&format!("{number}"));
+        fs::create_dir(&folder).unwrap();
+        fs::remove_dir(&folder).unwrap();
+    }
+    let events = drain(&mut watch);
+    assert!(events.contains(&Event::Lost), "{events:?}");
+    fs::write(place.at("stays/below/file"), "x").unwrap();
+    assert!(seen(&drain(&mut watch)).contains("stays/below/file"));
 }
