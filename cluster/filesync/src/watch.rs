@@ -158,8 +158,10 @@ impl EventHandler for Ear {
         if told.as_ref().is_ok_and(|event| changes_nothing(event.kind)) {
             return;
         }
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Told(self.turn, told)) {
+        if let Err(TrySendError::Full(message)) = self.queue.try_send(Message::Told(self.turn, told)) {
             self.lost.store(true, Ordering::Release);
+            // If the queue was emptied meanwhile, nobody is awake who would see that; if not, whoever takes the next event sees it.
+            let _woken = self.queue.try_send(message);
         }
     }
 }
@@ -303,6 +305,7 @@ impl Watcher {
             let _told = self.enter(&path, None);
         }
     }
+
     /// Watches a folder with all that is in it, and tells of what it finds, as `seen`.
     fn enter(&mut self, top: &FilePath, seen: Option<Seen>) -> Result<(), Gone> {
         let mut open = vec![top.clone()];
