@@ -78,6 +78,8 @@ fn command_line(pid: i32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -89,7 +91,12 @@ mod tests {
         assert_eq!(holder.pid, Some(std::process::id() as i32));
         assert!(holder.to_string().contains(&std::process::id().to_string()));
         drop(listener);
-        assert_eq!(holder_of(address), None);
+        // A child that another test is starting has our socket as well, between its fork and its exec.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Some(holder) = holder_of(address) {
+            assert!(Instant::now() < deadline, "{holder} still listens on {address}");
+            std::thread::yield_now();
+        }
     }
 
     #[test]
