@@ -20,7 +20,7 @@ pub enum StoreError {
     /// Another manager owns the execution by now; nothing was written.
     #[error("execution {0} has another owner by now")]
     Fenced(conclave_types::ExecutionId),
-    /// A filter, sort key or range that the list does not offer.
+    /// A filter, sort key or range that the list does not offer, or a value that cannot be stored.
     #[error("{0}")]
     BadQuery(String),
     /// Anything else: a defect of this program or of the schema.
@@ -72,6 +72,10 @@ impl StoreError {
         }
         if *code == SqlState::FOREIGN_KEY_VIOLATION {
             return Self::Conflict(format!("it is in use: {}", db.detail().unwrap_or(db.message())));
+        }
+        // A text may hold any character but the zero byte, which only a client can have sent.
+        if *code == SqlState::CHARACTER_NOT_IN_REPERTOIRE {
+            return Self::BadQuery(db.message().to_owned());
         }
         Self::Internal(format!("{} ({})", db.message(), code.code()))
     }

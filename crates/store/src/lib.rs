@@ -26,4 +26,4 @@ pub use journal::{ClaimedExecution, DeploymentRows, InstanceChange, StoredOperat
 pub use list::{ListQuery, Page, Resource, TenantScope};
 pub use node_instances::InstancePatch;
 pub use pool::{Store, StoreOptions};
-pub use users::{TokenRow, UserRow};
+pub use users::{NewToken, TokenRow, UserRow};

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use conclave_types::ExecutionId;
+use jiff::Timestamp;
 
 use crate::{Store, StoreError};
 
@@ -37,6 +38,21 @@ pub struct TokenRow {
     pub secret_hash: String,
     /// Whether its time is over.
     pub expired: bool,
+}
+
+/// A token to store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToken {
+    /// Its public half.
+    pub id: String,
+    /// Row id of whose it is.
+    pub user: i32,
+    /// SHA-256 of the secret, hex.
+    pub secret_hash: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// When its time is over; `None` is never.
+    pub expires_at: Option<Timestamp>,
 }
 
 const USER: &str = "u.id, u.username, u.password_hash, u.role, u.active, coalesce(u.locked_until > now(), false),
@@ -89,6 +105,65 @@ impl Store {
             secret_hash: row.get(7),
             expired: row.get(8),
         }))
+    }
+
+    /// Stores a token, and drops those of the user whose time is over. The token as it is listed.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn token_create(&self, new: &NewToken) -> Result<serde_json::Value, StoreError> {
+        let mut client = self.client().await?;
+        // One transaction, with what is answered: a token whose secret nobody has been told must not stay.
+        let transaction = client.transaction().await.map_err(StoreError::reading)?;
+        transaction
+            .execute(
+                "DELETE FROM tokens WHERE user_id = $1 AND expires_at < now()",
+                &[&new.user],
+            )
+            .await
+            .map_err(StoreError::reading)?;
+        let insert =
+            "INSERT INTO tokens (id, user_id, secret_hash, description, expires_at) VALUES ($1, $2, $3, $4, $5)";
+        transaction
+            .execute(
+                insert,
+                &[&new.id, &new.user, &new.secret_hash, &new.description, &new.expires_at],
+            )
+            .await
+            .map_err(StoreError::reading)?;
+        let row = transaction
+            .query_one("SELECT object FROM api_tokens WHERE id = $1", &[&new.id])
+            .await
+            .map_err(StoreError::reading)?;
+        transaction.commit().await.map_err(StoreError::writing)?;
+        Ok(row.get(0))
+    }
+
+    /// Deletes a token, whoever's it is or only if it is `user`'s.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn token_delete(&self, id: &str, user: Option<i32>) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        let sql = "DELETE FROM tokens WHERE id = $1 AND ($2::integer IS NULL OR user_id = $2)";
+        let deleted = client.execute(sql, &[&id, &user]).await.map_err(StoreError::writing)?;
+        if deleted == 0 {
+            return Err(StoreError::NotFound(format!("Requested `Token` with ID `{id}`")));
+        }
+        Ok(())
+    }
+
+    /// Notes that a token is in use.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn token_used(&self, id: &str) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        client
+            .execute("UPDATE tokens SET last_used_at = now() WHERE id = $1", &[&id])
+            .await
+            .map_err(StoreError::writing)?;
+        Ok(())
     }
 
     /// The creator of the active execution whose token has this hash.

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use conclave_store::{
-    InstancePatch, ListQuery, NewBlueprint, NewDeployment, NewExecution, NewInstance, NewNode, Resource, Store,
-    StoreError, StoreOptions, StoredOperation, TenantScope, Transition,
+    InstancePatch, ListQuery, NewBlueprint, NewDeployment, NewExecution, NewInstance, NewNode, NewToken, Resource,
+    Store, StoreError, StoreOptions, StoredOperation, TenantScope, Transition,
 };
 use conclave_testkit::TestPostgres;
 use conclave_types::{EventKind, EventRecord, ExecutionId, ExecutionStatus, OperationId, OperationState};
@@ -319,4 +319,62 @@ async fn instance_versions_protect_against_lost_updates() {
         Err(StoreError::NotFound(_))
     ));
     store.deployment_delete(TENANT, "dep", false).await.unwrap();
+}
+
+#[tokio::test]
+async fn tokens_are_their_users_and_end() {
+    let server = TestPostgres::start().await;
+    let store = store(&server).await;
+    store.user_create("guest", "hash", "default").await.unwrap();
+    let guest = store.user_find("guest").await.unwrap().unwrap().id;
+    let token = |id: &str, user: i32, expires_at: &str| NewToken {
+        id: id.into(),
+        user,
+        secret_hash: format!("hash of {id}"),
+        description: Some(format!("for {id}")),
+        expires_at: Some(expires_at.parse().unwrap()),
+    };
+    let (past, future) = ("2001-02-03T04:05:06Z", "2121-02-03T04:05:06Z");
+    let made = store.token_create(&token("long", guest, future)).await.unwrap();
+    let expected = json!({
+        "id": "long", "username": "guest", "value": "ctok-long-********", "role": "default",
+        "expiration_date": "2121-02-03T04:05:06.000Z", "last_used": null, "description": "for long",
+    });
+    assert_eq!(made, expected);
+    let found = async |id: &str| store.token_find(id).await.unwrap();
+    let long = found("long").await.unwrap();
+    assert_eq!(
+        (long.user.id, long.secret_hash.as_str(), long.expired),
+        (guest, "hash of long", false)
+    );
+    for (id, user) in [("over", guest), ("admins", 0)] {
+        store.token_create(&token(id, user, past)).await.unwrap();
+        assert!(found(id).await.unwrap().expired);
+    }
+    let endless = NewToken {
+        expires_at: None,
+        ..token("endless", guest, past)
+    };
+    store.token_create(&endless).await.unwrap();
+    assert!(!found("endless").await.unwrap().expired);
+    assert_eq!(
+        (found("over").await, found("admins").await.is_some()),
+        (None, true),
+        "a user's new token takes the place of those of the same user that are over"
+    );
+    let again = store.token_create(&token("long", 0, future)).await;
+    assert!(matches!(again, Err(StoreError::Conflict(_))));
+    let odd = NewToken {
+        description: Some("nul \0 byte".into()),
+        ..token("odd", guest, future)
+    };
+    assert!(matches!(store.token_create(&odd).await, Err(StoreError::BadQuery(_))));
+
+    let missing = |outcome: Result<(), StoreError>| assert!(matches!(outcome, Err(StoreError::NotFound(_))));
+    missing(store.token_delete("admins", Some(guest)).await);
+    missing(store.token_delete("nope", None).await);
+    store.token_delete("long", Some(guest)).await.unwrap();
+    missing(store.token_delete("long", Some(guest)).await);
+    store.token_delete("endless", None).await.unwrap();
+    assert_eq!((found("long").await, found("endless").await), (None, None));
 }
