@@ -1,21 +1,22 @@
 //! Checks credentials against the record.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_runtime::Tasks;
 use conclave_store::{Store, UserRow};
 use conclave_types::ExecutionId;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use crate::password::{secret_hash, verify_password};
 use crate::permissions::is_held;
+use crate::recent::Recent;
 use crate::{AuthError, Credentials};
 
 /// The client sends its password with every request; a check takes tens of milliseconds, so a good one is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(120);
-const REMEMBERED_MAX: usize = 1000;
+/// How exact the record of a token's last use is: noting each use would make every request a write.
+const USE_NOTED_EVERY: Duration = Duration::from_secs(60);
 /// Each check takes 19 MiB.
 const CHECKS_AT_ONCE: usize = 4;
 /// Wrong passwords before a user is locked, and for how many minutes.
@@ -27,7 +28,9 @@ const LOCK_MINUTES: i32 = 30;
 pub struct Authenticator {
     store: Store,
     checks: Arc<Semaphore>,
-    remembered: Arc<Mutex<HashMap<String, Instant>>>,
+    passwords: Arc<Recent>,
+    tokens_used: Arc<Recent>,
+    tasks: Tasks,
 }
 
 /// Who a request comes from.
@@ -40,12 +43,14 @@ pub struct Principal {
 }
 
 impl Authenticator {
-    /// An authenticator over this record.
-    pub fn new(store: Store) -> Self {
+    /// An authenticator over this record. `tasks` own what is noted beside requests.
+    pub fn new(store: Store, tasks: &Tasks) -> Self {
         Self {
             store,
             checks: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
-            remembered: Arc::default(),
+            passwords: Arc::new(Recent::new(REMEMBERED_FOR)),
+            tokens_used: Arc::new(Recent::new(USE_NOTED_EVERY)),
+            tasks: tasks.clone(),
         }
     }
 
@@ -74,10 +79,9 @@ impl Authenticator {
                 if token.expired {
                     return Err(AuthError::Unauthorized("Token is expired"));
                 }
-                Ok(Principal {
-                    user: active(token.user)?,
-                    execution: None,
-                })
+                let user = active(token.user)?;
+                self.note_use(id);
+                Ok(Principal { user, execution: None })
             }
             Credentials::Basic { username, password } => self.check_password(username, password).await,
         }
@@ -92,7 +96,7 @@ impl Authenticator {
         }
         // The stored hash is part of the key: a changed password is forgotten at once.
         let key = secret_hash(&format!("{}\0{}\0{password}", user.id, user.password_hash));
-        if !self.is_remembered(&key) {
+        if !self.passwords.contains(&key) {
             let (given, stored) = (password.to_owned(), user.password_hash.clone());
             let permit = self.checks.acquire().await.map_err(|_| WRONG)?;
             let fits = tokio::task::spawn_blocking(move || verify_password(&given, &stored))
@@ -106,7 +110,7 @@ impl Authenticator {
                 return Err(WRONG);
             }
             self.store.user_login_succeeded(user.id).await?;
-            self.remember(key);
+            self.passwords.insert(key);
         }
         Ok(Principal {
             user: active(user)?,
@@ -114,19 +118,17 @@ impl Authenticator {
         })
     }
 
-    fn is_remembered(&self, key: &str) -> bool {
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.get(key).is_some_and(|at| at.elapsed() < REMEMBERED_FOR)
-    }
-
-    fn remember(&self, key: String) {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= REMEMBERED_MAX {
-            remembered.retain(|_, at| at.elapsed() < REMEMBERED_FOR);
+    /// Beside the request, which neither waits for it nor fails with it.
+    fn note_use(&self, id: &str) {
+        if !self.tokens_used.insert(id.to_owned()) {
+            return;
         }
-        if remembered.len() < REMEMBERED_MAX {
-            remembered.insert(key, Instant::now());
-        }
+        let (store, id, shutdown) = (self.store.clone(), id.to_owned(), self.tasks.shutdown());
+        self.tasks.spawn("use of a token", async move {
+            if let Some(Err(error)) = shutdown.run_until(store.token_used(&id)).await {
+                tracing::debug!(%error, id, "the use of a token was not noted");
+            }
+        });
     }
 }
 

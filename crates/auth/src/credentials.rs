@@ -3,6 +3,8 @@
 use base64::Engine;
 use http::HeaderMap;
 
+use crate::token::PREFIX;
+
 /// The credentials of a request: the first method that applies decides.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Credentials {
@@ -65,7 +67,7 @@ fn basic(header: &str) -> Option<Credentials> {
 fn token_of(token: &str) -> Credentials {
     let mut parts = token.splitn(3, '-');
     match (parts.next(), parts.next(), parts.next()) {
-        (Some("ctok"), Some(id), Some(secret)) => Credentials::Token {
+        (Some(PREFIX), Some(id), Some(secret)) => Credentials::Token {
             id: id.into(),
             secret: secret.into(),
         },

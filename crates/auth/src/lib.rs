@@ -8,9 +8,12 @@ mod credentials;
 mod error;
 mod password;
 mod permissions;
+mod recent;
+mod token;
 
 pub use authenticator::{Authenticator, Principal};
 pub use credentials::Credentials;
 pub use error::AuthError;
 pub use password::{hash_password, new_secret, secret_hash};
 pub use permissions::{PERMISSIONS, ROLES, Role};
+pub use token::ApiToken;

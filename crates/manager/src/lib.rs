@@ -308,7 +308,7 @@ async fn start_node(
     let work_dir = config.data_dir.join("uploads");
     std::fs::create_dir_all(&work_dir).with_context(|| format!("create {}", work_dir.display()))?;
     let admin = AdminClient::new(identity.clone(), &config.node.address.to_string(), config.ports.peer)?;
-    let authenticator = Authenticator::new(store.clone());
+    let authenticator = Authenticator::new(store.clone(), services);
     let file_server = conclave_fileserver::router(FileServer {
         files: files.clone(),
         store: store.clone(),
