@@ -4,6 +4,7 @@
 //! few open ones takes a [`guard::Caller`], which cannot be had without credentials and a permission.
 
 mod error;
+mod expiry;
 mod guard;
 mod list;
 mod routes;

@@ -1,4 +1,4 @@
-//! Users, tenants and tokens.
+//! Users and tenants.
 
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
@@ -142,18 +142,4 @@ pub(super) async fn user_create(
         StatusCode::CREATED,
         Json(named(&state, Resource::USERS, "username", &name).await?),
     ))
-}
-
-pub(super) async fn tokens(
-    State(state): State<RestState>,
-    caller: Caller,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Object>, ApiError> {
-    caller.may("token_get")?;
-    let mut asked = Asked::read(Resource::TOKENS, TenantScope::All, query.as_deref())?;
-    asked
-        .query
-        .equal
-        .push(("username".into(), vec![caller.principal.user.username.clone()]));
-    asked.answer(&state.store, Resource::TOKENS).await
 }

@@ -7,6 +7,7 @@ mod executions;
 mod formation;
 mod identity;
 mod records;
+mod tokens;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -60,7 +61,8 @@ pub(crate) fn api() -> Router<RestState> {
         .route("/users", get(identity::users).put(identity::user_create))
         .route("/user", get(identity::me))
         .route("/users/{name}", get(identity::user))
-        .route("/tokens", get(identity::tokens))
+        .route("/tokens", get(tokens::list).post(tokens::create))
+        .route("/tokens/{id}", get(tokens::get).delete(tokens::delete))
         .route("/version", get(cluster::version))
         .route("/status", get(cluster::status))
         .route("/ok", get(cluster::ok))
