@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use conclave_chaos_tests::{TestCluster, package_dir, python_program};
+use serde_json::{Value, json};
 
 /// One user of the command line.
 struct Cfy {
@@ -93,6 +94,69 @@ async fn cfy_works_against_every_node() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_stand_in_for_passwords() {
+    let (cfy, python) = (
+        python_program("cloudify-7.0.5", "cfy"),
+        python_program("cloudify-7.0.5", "python"),
+    );
+    let test = TestCluster::three().await;
+    let addresses: Vec<_> = test.cluster.nodes().into_iter().map(|node| node.address).collect();
+    let (admin, ca, port) = (test.cluster.admin(), test.cluster.ca_file(), test.cluster.rest_port());
+    let cluster = json!({
+        "addresses": addresses, "port": port, "ca": ca, "username": admin.username, "password": admin.password,
+    });
+    let script = Command::new(python)
+        .arg(package_dir().join("clients/cloudify_tokens.py"))
+        .arg(cluster.to_string())
+        .output()
+        .unwrap();
+    if !script.status.success() {
+        test.fail(&String::from_utf8_lossy(&script.stderr));
+    }
+
+    let user = |name: &str, node: usize, credentials: &[&str]| {
+        let home = test.dir().join(name);
+        std::fs::create_dir(&home).unwrap();
+        let cfy = Cfy {
+            program: cfy.clone(),
+            home,
+        };
+        let (port, ca) = (port.to_string(), ca.to_str().unwrap());
+        let server = ["-t", "default_tenant", "--ssl", "-c", ca, "--rest-port", &port];
+        let connect = [&["profiles", "use", addresses[node].as_str()], credentials, &server].concat();
+        cfy.shows(&connect, &["Using manager"]);
+        cfy
+    };
+    let admin = user("admin", 0, &["-u", &admin.username, "-p", &admin.password]);
+    let create = |more: &[&str]| {
+        let (success, text) = admin.run(&[&["tokens", "create", "--json"], more].concat());
+        assert!(success, "{text}");
+        let token: Value = serde_json::from_str(&text).unwrap();
+        let field = |name: &str| token[name].as_str().unwrap().to_owned();
+        (field("id"), field("value"))
+    };
+    let (id, value) = create(&["-d", "for the tests", "-e", "+10h"]);
+    admin.shows(
+        &["tokens", "list"],
+        &[&id, "for the tests", "sys_admin", "Showing 1 of 1 tokens"],
+    );
+    admin.shows(&["tokens", "get", &id], &[&id, "for the tests"]);
+    admin.refuses(&["tokens", "create", "-e", "2001-01-01 00:00"], "400");
+    let by_token = user("by_token", 1, &["-T", &value]);
+    by_token.shows(&["blueprints", "list"], &["Showing 0 of 0 blueprints"]);
+    by_token.shows(&["tokens", "list"], &[&id]);
+    admin.shows(&["tokens", "delete", &id], &["Deleting REST token"]);
+    by_token.refuses(&["blueprints", "list"], "401: User unauthorized: token is not valid");
+    admin.refuses(&["tokens", "delete", &id], "404");
+
+    let (id, value) = create(&["-e", "+1h"]);
+    let by_token = user("too_late", 2, &["-T", &value]);
+    let over = format!("UPDATE tokens SET expires_at = now() - interval '1 second' WHERE id = '{id}' RETURNING id");
+    assert_eq!(test.database(1).run(&over).await, Ok(vec![id]));
+    by_token.refuses(&["blueprints", "list"], "401: User unauthorized: Token is expired");
+}
+
 /// The life of a deployment, as a user of `cfy` goes through it.
 fn use_blueprint(cfy: &Cfy, example: &str, id: &str, work_dir: &str) {
     cfy.shows(&["blueprints", "upload", example, "-b", id], &["Blueprint uploaded"]);
@@ -119,7 +183,7 @@ fn use_blueprint(cfy: &Cfy, example: &str, id: &str, work_dir: &str) {
         ],
     );
     let (_, executions) = cfy.run(&["executions", "list", "-d", id, "--json"]);
-    let executions: serde_json::Value = serde_json::from_str(&executions).unwrap();
+    let executions: Value = serde_json::from_str(&executions).unwrap();
     let execution = executions[0]["id"].as_str().unwrap();
     cfy.shows(
         &["events", "list", execution],

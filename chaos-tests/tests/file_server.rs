@@ -6,12 +6,16 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use conclave_chaos_tests::{TestCluster, upload};
+use bytes::Bytes;
+use conclave_chaos_tests::{TestCluster, call, upload};
+use conclave_localcluster::{Admin, RestClient};
 use conclave_testkit::wait_until;
 use serde_json::{Value, json};
 
 /// How long a call may take on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
+/// Where agents and workers fetch files.
+const INTERNAL_PORT: u16 = 53333;
 
 struct Answer {
     status: u16,
@@ -33,7 +37,12 @@ struct Curl<'a> {
 
 impl Curl<'_> {
     fn get(&self, path: &str, options: &[&str]) -> Answer {
-        let url = format!("{}/resources/{path}", self.test.cluster.node(self.node).rest);
+        self.get_at(&self.test.cluster.node(self.node).rest, path, options)
+    }
+
+    /// On another port.
+    fn get_at(&self, server: &str, path: &str, options: &[&str]) -> Answer {
+        let url = format!("{server}/resources/{path}");
         let mut curl = Command::new("curl");
         curl.args([
             "--silent",
@@ -162,6 +171,7 @@ async fn files_are_served_to_whom_they_may() {
     }
 
     may_and_may_not(&test, &as_admin(3), &login).await;
+    tokens(&test).await;
     folders_and_uploads(&test, &as_admin(1)).await;
 }
 
@@ -192,6 +202,50 @@ async fn may_and_may_not(test: &TestCluster, admin: &Curl<'_>, login: &str) {
     assert_eq!(put.status, 403, "written by nobody");
     let put = guest.get("deployments/default_tenant/d/x", &["--upload-file", "/etc/hostname"]);
     assert_eq!(put.status, 403);
+}
+
+/// With a token in place of a password, on the port of agents and workers: what its user may have, as long as it holds.
+async fn tokens(test: &TestCluster) {
+    let status = |node: u8, path: &str, token: &str| {
+        let curl = Curl {
+            test,
+            node,
+            login: None,
+        };
+        let server = format!("https://{}:{INTERNAL_PORT}", test.cluster.node(node).address);
+        let header = format!("Authentication-Token: {token}");
+        curl.get_at(&server, path, &["--header", &header]).status
+    };
+    let on_all = |path: &str, token: &Value| [1, 2, 3].map(|node| status(node, path, token["value"].as_str().unwrap()));
+    let guest = Admin {
+        username: "guest".into(),
+        password: "guest-password".into(),
+    };
+    let facts = test.cluster.node(1);
+    let as_guest = RestClient::new(&facts.rest, &facts.status, &test.cluster.ca_file(), &guest).unwrap();
+    let make = async |client: &RestClient| {
+        let body = json!({"description": "for the file server", "expiration_date": "+1h"});
+        call(client, "POST", "/api/v3.1/tokens", body).await.unwrap()
+    };
+    let (of_admin, of_guest) = (make(&test.client(1)).await, make(&as_guest).await);
+    let (of_tenant, of_all) = (
+        "tenant-resources/default_tenant/a%20b.txt",
+        "global-resources/large.bin",
+    );
+    assert_eq!(on_all(of_tenant, &of_admin), [200; 3]);
+    assert_eq!(on_all(of_tenant, &of_guest), [403; 3], "no role in the tenant");
+    assert_eq!(on_all(of_all, &of_guest), [200; 3]);
+    assert_eq!(status(1, of_all, "ctok-nonsense"), 401);
+
+    // From the moment on at which it is deleted or over, on every node.
+    let path = format!("/api/v3.1/tokens/{}", of_admin["id"].as_str().unwrap());
+    let deleted = test.client(2).call("DELETE", &path, Bytes::new(), SOON).await.unwrap();
+    assert_eq!(deleted.status, 204);
+    assert_eq!(on_all(of_tenant, &of_admin), [401; 3], "deleted");
+    let id = of_guest["id"].as_str().unwrap();
+    let over = format!("UPDATE tokens SET expires_at = now() - interval '1 second' WHERE id = '{id}' RETURNING id");
+    assert_eq!(test.database(3).run(&over).await, Ok(vec![id.to_owned()]));
+    assert_eq!(on_all(of_all, &of_guest), [401; 3], "over");
 }
 
 /// What workers without the shared tree do.
