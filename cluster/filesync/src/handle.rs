@@ -28,7 +28,7 @@ use crate::recent::RecentChunks;
 use crate::status::{FilesStatus, ScrubReport};
 use crate::store::ChunkStore;
 use crate::transfer::{Fetching, MESSAGE_BYTES_MAX, Members, Peers, Service, Spread};
-use crate::tree::Root;
+use crate::tree::{Beside, Root};
 use crate::upkeep::Upkeep;
 
 /// How long a write waits until this node's own tree shows it.
@@ -163,7 +163,10 @@ impl FileSync {
                 tasks: tasks.clone(),
             },
             root,
-            quarantine: dir.join("quarantine"),
+            beside: Beside {
+                quarantine: dir.join("quarantine"),
+                unsynced: dir.join("unsynced"),
+            },
             last_shown: dir.join("last-shown"),
             status,
             disk,

@@ -21,7 +21,9 @@ use crate::publish::{Edit, Published, Publisher};
 use crate::status::FilesStatus;
 use crate::store::ChunkStore;
 use crate::transfer::Fetching;
-use crate::tree::{Disk, Done, EDITABLE, Hands, Kind, Root, Scan, Stamp, is_editable, look, scan};
+use crate::tree::{
+    Beside, Disk, Done, EDITABLE, Hands, Kind, Opened, Root, Scan, Stamp, is_editable, make_areas, open, scan,
+};
 use crate::watch::{Event, Watch};
 
 /// While contents arrive, the tree is looked at again no sooner than this after the last time.
@@ -52,7 +54,7 @@ pub(crate) struct Keeper {
     pub(crate) fetching: Fetching,
     pub(crate) publisher: Publisher,
     pub(crate) root: Root,
-    pub(crate) quarantine: PathBuf,
+    pub(crate) beside: Beside,
     /// The version that the tree showed last, remembered over restarts.
     pub(crate) last_shown: PathBuf,
     pub(crate) status: watch::Sender<FilesStatus>,
@@ -183,7 +185,7 @@ impl Keeper {
     }
 
     async fn open(&self) -> Result<Tree, FileSyncError> {
-        let (root, quarantine, store) = (self.root.clone(), self.quarantine.clone(), self.store.clone());
+        let (root, beside, store) = (self.root.clone(), self.beside.clone(), self.store.clone());
         // What this node knows must be what it knew when it stopped, at least: until the log has been read again, it waits.
         let remembered: u64 = std::fs::read_to_string(&self.last_shown)
             .ok()
@@ -193,25 +195,12 @@ impl Keeper {
         let known = state.wait_for(|state| state.files().version() >= remembered).await;
         let wanted = known.map_err(|_| FileSyncError::CutOff)?.files().clone();
         let known = wanted.clone();
-        let opened = blocking(move || {
-            root.check()?;
-            let disk = Disk::open(root.path(), quarantine)?;
-            make_areas(&root)?;
-            let mut found = look(&disk, &wanted)?;
-            for area in EDITABLE {
-                let Ok(path) = FilePath::new(area) else { continue };
-                if wanted.get(&path).is_none() {
-                    // The node makes these; they are nobody's edit.
-                    found.shown.remove(&path);
-                    if let Some(stamp) = disk.stamp(&path).map_err(disk.system("look at", &path))? {
-                        found.stamps.insert(path, stamp);
-                    }
-                }
-            }
-            let hands = Hands::new(Arc::new(disk), store, found.stamps);
-            Ok((hands, found.shown, found.foreign))
-        });
-        let (mut hands, shown, foreign) = opened.await?;
+        let opened = blocking(move || open(&root, beside, store, &wanted)).await?;
+        let Opened {
+            mut hands,
+            shown,
+            foreign,
+        } = opened;
         self.disk.send_replace(Some(Arc::clone(&hands.disk)));
         let mut settling = Settling::default();
         for path in foreign {
@@ -315,12 +304,16 @@ impl Keeper {
         };
         // What everybody sees already becomes durable: until it is, a start would make it again.
         let (synced, hands) = blocking(move || {
-            let synced = hands.sync_folders();
+            let synced = hands.sync();
             Ok((synced, hands))
         })
         .await?;
         tree.hands = Some(hands);
-        synced?;
+        for (path, fault) in synced? {
+            tree.shown.remove(&path);
+            tree.complete = false;
+            pass.error = Some(fault);
+        }
         if tree.complete && wanted.version() != tree.remembered {
             tree.remembered = wanted.version();
             if let Err(error) = std::fs::write(&self.last_shown, tree.remembered.to_string()) {
@@ -584,15 +577,6 @@ fn leave_for_later(tree: &mut Tree, edits: &mut Vec<Edit>, now: Duration) {
         }
         true
     });
-}
-
-fn make_areas(root: &Root) -> Result<(), FileSyncError> {
-    use std::os::unix::ffi::OsStrExt;
-    for area in EDITABLE {
-        let folder = root.path().join(std::ffi::OsStr::from_bytes(area));
-        std::fs::create_dir_all(&folder).map_err(FileSyncError::system("create", &folder))?;
-    }
-    Ok(())
 }
 
 /// What is different on disk at these places, and below those that are folders. What below them has not settled itself comes later.

@@ -10,7 +10,7 @@ use crate::FileSyncError;
 use crate::ingest::{commit, file_entry, ingest, put, too_large};
 use crate::store::ChunkStore;
 use crate::transfer::{Peers, Spread};
-use crate::tree::{Disk, Kind, Stamp};
+use crate::tree::{Disk, Kind, SYNC_EACH_MAX, Stamp};
 
 /// One thing that is different on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +94,9 @@ impl Publisher {
         let mut spread = Spread::begin(&self.store, &self.peers, &self.tasks);
         let taken = ingest(&mut spread, move |feeder| {
             let take = |(path, stamp)| take(&disk, feeder, path, stamp);
-            puts.into_iter().map(take).collect::<Result<Vec<_>, _>>()
+            let taken = puts.into_iter().map(take).collect::<Result<Vec<_>, _>>()?;
+            sync(&disk, &taken)?;
+            Ok(taken)
         })
         .await?;
         let _lease = spread.finish().await?;
@@ -166,6 +168,20 @@ fn offender(refusal: &FilesRefusal) -> Option<&FilePath> {
         | FilesRefusal::Missing(path) => Some(path),
         _ => None,
     }
+}
+
+/// Makes durable what was taken: whoever wrote it may not have. Should the machine fail, its first part alone would look like an edit
+/// when it starts, and be taken up by all. Blocking.
+fn sync(disk: &Disk, taken: &[Taken]) -> Result<(), FileSyncError> {
+    let is_file = |taken: &&Taken| matches!(taken, Taken::Entry(_, _, Entry::File(_)));
+    if taken.iter().filter(is_file).count() > SYNC_EACH_MAX {
+        return disk.sync_all();
+    }
+    for taken in taken.iter().filter(is_file) {
+        let Taken::Entry(path, ..) = taken else { continue };
+        disk.sync_file(path).map_err(disk.system("sync", path))?;
+    }
+    Ok(())
 }
 
 /// Reads one thing; whatever is written to it meanwhile is noticed. Blocking.

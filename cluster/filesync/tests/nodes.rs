@@ -7,7 +7,7 @@ mod support;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use conclave_filesync::{Expected, FilePath, FileSyncError, Modified};
@@ -265,6 +265,56 @@ fn damage_is_found_and_healed() {
     assert_eq!(fs::read(node.at("plugins/small")).unwrap(), b"small");
     assert!(!node.at("plugins/foreign").exists());
     assert_eq!(fs::read_dir(node.dir.join("files/quarantine")).unwrap().count(), 3);
+}
+
+#[test]
+fn a_large_file_that_a_failure_of_the_machine_left_half_written_is_made_anew() {
+    let mut cluster = Cluster::of(1);
+    let paths = [
+        "plugins/large",
+        "tenant-resources/torn",
+        "tenant-resources/short",
+        "plugins/whole",
+    ];
+    for (number, path) in (0..).zip(paths) {
+        cluster.nodes[0].put(path, noise(9 << 20, number));
+    }
+    cluster.wait_equal();
+    let version = cluster.nodes[0].version();
+    let notes = cluster.nodes[0].dir.join("files/unsynced");
+    let length = |path: &Path| path.metadata().unwrap().len();
+    wait("everything to be synced", || length(&notes) == 0);
+    cluster.nodes[0].kill();
+    // What the disk has after a failure: the name, the size and the time, but not all of the bytes; or not even the size.
+    let [large, torn, short, whole] = paths.map(|path| cluster.nodes[0].at(path));
+    for path in [&large, &torn] {
+        let modified = path.metadata().unwrap().modified().unwrap();
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.write_all_at(&[0; 4096], 5 << 20).unwrap();
+        file.set_modified(modified).unwrap();
+    }
+    fs::File::options()
+        .write(true)
+        .open(&short)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    let untouched = whole.metadata().unwrap().ino();
+    let noted: String = paths
+        .iter()
+        .map(|path| format!("a boot before this one\0{path}\0"))
+        .collect();
+    fs::write(&notes, noted + "a boot before this one\0plugins/lar").unwrap();
+    cluster.nodes[0].resume();
+    cluster.wait_equal();
+    for (number, path) in (0..).zip([&large, &torn, &short, &whole]) {
+        assert_eq!(fs::read(path).unwrap(), noise(9 << 20, number), "{}", path.display());
+    }
+    assert_eq!(whole.metadata().unwrap().ino(), untouched, "what is whole stays");
+    assert_eq!(cluster.nodes[0].version(), version, "nothing of it is an edit");
+    let quarantine = cluster.nodes[0].dir.join("files/quarantine");
+    assert_eq!(fs::read_dir(quarantine).unwrap().count(), 3);
+    wait("everything to be synced", || length(&notes) == 0);
 }
 
 #[test]

@@ -14,16 +14,17 @@ use super::disk::{
     Disk, Kind, Place, Stamp, is_nothing, make_folder, names, open_beneath, set_mode, set_modified, stamp_at, times,
     unlink,
 };
-use super::is_editable;
+use super::unsynced::Unsynced;
+use super::{SYNC_EACH_MAX, is_editable};
 use crate::FileSyncError;
 use crate::chunk::Listed;
 use crate::core::plan::Job;
 use crate::store::{ChunkStore, Contents};
 
-/// From so many files on, one sync of the file system is cheaper than one for each.
-const SYNC_EACH_MAX: usize = 16;
 /// What is written of a large file goes to the disk in pieces of this, while the next is read and verified: little is left to the sync.
 const WRITE_OUT_BYTES: u64 = 8 << 20;
+/// A file of so much is shown before it is synced.
+const SYNCED_LATER_BYTES: u64 = 8 << 20;
 /// For whom the process's rights do not hold.
 const OWNER_MAY_ALL: u32 = 0o700;
 
@@ -50,6 +51,7 @@ pub(crate) struct Hands {
     touched: HashSet<Option<FilePath>>,
     /// Folders that get their mode when nothing is to be done in them any more.
     modes: Vec<(FilePath, u32)>,
+    unsynced: Unsynced,
     /// What was found and kept aside.
     pub(crate) quarantined: u64,
 }
@@ -91,7 +93,12 @@ fn begin_to_write_out(file: &File, from: u64, bytes: u64) {
 }
 
 impl Hands {
-    pub(crate) fn new(disk: Arc<Disk>, store: ChunkStore, stamps: BTreeMap<FilePath, Stamp>) -> Self {
+    pub(crate) fn new(
+        disk: Arc<Disk>,
+        store: ChunkStore,
+        stamps: BTreeMap<FilePath, Stamp>,
+        unsynced: Unsynced,
+    ) -> Self {
         Self {
             disk,
             store,
@@ -99,6 +106,7 @@ impl Hands {
             staged: HashMap::new(),
             touched: HashSet::new(),
             modes: Vec::new(),
+            unsynced,
             quarantined: 0,
         }
     }
@@ -139,8 +147,7 @@ impl Hands {
             }
         }
         if !each {
-            let synced = rustix::fs::syncfs(disk.staging());
-            synced.map_err(|error| FileSyncError::system("sync", "the tree")(error.into()))?;
+            disk.sync_all()?;
         }
         Ok(())
     }
@@ -305,7 +312,16 @@ impl Hands {
             Some(name) => name,
             None => {
                 let name = disk.new_name();
-                self.write(disk.staging(), &name, file)?.sync_data()?;
+                let later = file.size >= SYNCED_LATER_BYTES;
+                if later {
+                    self.unsynced.note(path)?;
+                }
+                let out = self.write(disk.staging(), &name, file)?;
+                if later {
+                    self.unsynced.add(path.clone(), out);
+                } else {
+                    out.sync_data()?;
+                }
                 name
             }
         };
@@ -543,6 +559,16 @@ impl Hands {
         }
     }
 
+    /// The same for files that a failure of the machine has left half written, so that it has not to be found out again.
+    pub(crate) fn expel_for_good(&mut self, spoiled: &[FilePath]) -> Result<(), FileSyncError> {
+        for path in spoiled {
+            self.expel(path)?;
+        }
+        rustix::fs::syncfs(self.disk.staging())
+            .map_err(|error| FileSyncError::system("sync", "the tree")(error.into()))?;
+        self.unsynced.forget()
+    }
+
     fn know(&mut self, path: &FilePath, stamp: Option<Stamp>) {
         match stamp {
             Some(stamp) => self.stamps.insert(path.clone(), stamp),
@@ -584,12 +610,20 @@ impl Hands {
         Ok(())
     }
 
-    /// Makes the names of a pass durable.
-    pub(crate) fn sync_folders(&mut self) -> Result<(), FileSyncError> {
+    /// Makes durable what a pass has shown. Files that could not be synced, which are to be made anew, and why.
+    pub(crate) fn sync(&mut self) -> Result<Vec<(FilePath, FileSyncError)>, FileSyncError> {
+        self.sync_folders()?;
+        let failed = self.unsynced.sync()?.into_iter().map(|(path, error)| {
+            let error = self.disk.system("sync", &path)(error);
+            (path, error)
+        });
+        Ok(failed.collect())
+    }
+
+    fn sync_folders(&mut self) -> Result<(), FileSyncError> {
         let touched = std::mem::take(&mut self.touched);
         if touched.len() > SYNC_EACH_MAX {
-            let synced = rustix::fs::syncfs(self.disk.staging());
-            return synced.map_err(|error| FileSyncError::system("sync", "the tree")(error.into()));
+            return self.disk.sync_all();
         }
         for folder in touched {
             let synced = self

@@ -163,6 +163,22 @@ impl Disk {
             .map(File::from)
     }
 
+    /// Makes a file's bytes durable, if there still is a file.
+    pub(crate) fn sync_file(&self, path: &FilePath) -> io::Result<()> {
+        match self.stamp(path)? {
+            Some(stamp) if stamp.kind == Kind::File => match self.read(path) {
+                Err(error) if is_nothing(&error) => Ok(()),
+                other => other?.sync_data(),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes everything durable that has been written to the tree's file system.
+    pub(crate) fn sync_all(&self) -> Result<(), FileSyncError> {
+        rustix::fs::syncfs(&self.root).map_err(|error| FileSyncError::system("sync", &self.path)(error.into()))
+    }
+
     pub(crate) fn read_link(&self, path: &FilePath) -> io::Result<Vec<u8>> {
         let place = self.place(path)?;
         let target = rustix::fs::readlinkat(&place.folder, os(&place.name), Vec::new())?;

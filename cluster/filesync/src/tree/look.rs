@@ -1,6 +1,6 @@
 //! What is in the tree: at the start, when nothing is remembered, and later, compared with what is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::AsFd;
 
 use conclave_catalog::files::{Entry, FilePath, Live, Manifest, Origin};
@@ -17,6 +17,8 @@ pub(crate) struct Look {
     pub(crate) stamps: BTreeMap<FilePath, Stamp>,
     /// What is neither as the manifest has it nor as it ever had it.
     pub(crate) foreign: Vec<FilePath>,
+    /// What was in doubt, and is none of these.
+    pub(crate) spoiled: Vec<FilePath>,
 }
 
 /// What is different from what is remembered.
@@ -60,10 +62,11 @@ fn walk(disk: &Disk, top: Option<&FilePath>, mut each: impl FnMut(&FilePath, Sta
     Ok(())
 }
 
-/// Compares the tree with the manifest. A file of the right size and time is taken for the right one: the scrub reads it.
-pub(crate) fn look(disk: &Disk, wanted: &Manifest) -> Result<Look, FileSyncError> {
+/// Compares the tree with the manifest. A file of the right size and time is taken for the right one, for the scrub reads it; one that is
+/// in doubt is read now.
+pub(crate) fn look(disk: &Disk, wanted: &Manifest, doubtful: &HashSet<FilePath>) -> Result<Look, FileSyncError> {
     let (mut shown, mut stamps) = (Shown::new(), BTreeMap::new());
-    let (mut foreign, mut strange_folders) = (Vec::new(), Vec::new());
+    let (mut foreign, mut spoiled, mut strange_folders) = (Vec::new(), Vec::new(), Vec::new());
     let mut stale = BTreeSet::new();
     walk(disk, None, |path, stamp| {
         let live = wanted.get(path);
@@ -78,14 +81,17 @@ pub(crate) fn look(disk: &Disk, wanted: &Manifest) -> Result<Look, FileSyncError
             }
             return;
         }
+        let trusted = |entry: &Entry| !doubtful.contains(path) || has_content(disk, path, entry);
         if let Some(live) = live
             && let Some(entry) = as_found(disk, path, &live.entry, stamp)
+            && trusted(&entry)
         {
             shown.insert(path.clone(), Live { entry, ..live.clone() });
             stamps.insert(path.clone(), stamp);
             return;
         }
-        let past = wanted.past(path).find(|past| is_like(disk, path, &past.entry, stamp));
+        let is_past = |entry: &Entry| is_like(disk, path, entry, stamp) && trusted(entry);
+        let past = wanted.past(path).find(|past| is_past(&past.entry));
         match past {
             Some(past) => {
                 let live = Live {
@@ -97,6 +103,7 @@ pub(crate) fn look(disk: &Disk, wanted: &Manifest) -> Result<Look, FileSyncError
                 stamps.insert(path.clone(), stamp);
                 stale.extend(path.ancestors());
             }
+            None if doubtful.contains(path) => spoiled.push(path.clone()),
             None => foreign.push(path.clone()),
         }
     })?;
@@ -115,7 +122,12 @@ pub(crate) fn look(disk: &Disk, wanted: &Manifest) -> Result<Look, FileSyncError
         stamps.insert(path, stamp);
     }
     incomplete_trees_are_not_shown(&mut shown, wanted);
-    Ok(Look { shown, stamps, foreign })
+    Ok(Look {
+        shown,
+        stamps,
+        foreign,
+        spoiled,
+    })
 }
 
 /// The entry as it is on disk, if its bytes are the ones that are wanted.
