@@ -195,9 +195,9 @@ impl FileSync {
     /// # Errors
     /// [`FileSyncError::Conflict`] when something else is there, and as [`Self::put_tree`]; nothing is changed then.
     pub async fn put_trees(&self, trees: Vec<(Vec<u8>, PathBuf, Expected)>) -> Result<u64, FileSyncError> {
-        let mut spread = Spread::begin(&self.sources.store, &self.sources.peers, &self.tasks);
+        let spread = Spread::begin(&self.sources.store, &self.sources.peers, &self.tasks);
         let (store, tree) = (self.sources.store.clone(), self.root.clone());
-        let steps = ingest(&mut spread, move |feeder| {
+        let steps = ingest(spread, move |feeder| {
             let sizes = trees.iter().map(|(_, folder, _)| bytes_within(folder));
             let bytes = sizes.sum::<Result<u64, _>>()?;
             store.check_file(&tree, bytes, bytes)?;
@@ -207,8 +207,7 @@ impl FileSync {
             };
             trees.into_iter().map(step).collect::<Result<Vec<_>, _>>()
         });
-        let steps = steps.await?;
-        let _lease = spread.finish().await?;
+        let (steps, _leases) = steps.await?;
         self.change(steps).await
     }
 
@@ -245,13 +244,13 @@ impl FileSync {
     ) -> Result<u64, FileSyncError> {
         let path = parse(path)?;
         let modified = modified.unwrap_or_else(now);
-        let mut spread = Spread::begin(&self.sources.store, &self.sources.peers, &self.tasks);
+        let spread = Spread::begin(&self.sources.store, &self.sources.peers, &self.tasks);
         let name = path.clone();
-        let found = ingest(&mut spread, move |feeder| {
+        let found = ingest(spread, move |feeder| {
             feeder.cut(source).map_err(|error| too_large(&name, error))
         });
-        let entry = Entry::File(file_entry(found.await?, mode, modified));
-        let _lease = spread.finish().await?;
+        let (found, _leases) = found.await?;
+        let entry = Entry::File(file_entry(found, mode, modified));
         self.change(vec![put(path, entry, expected)]).await
     }
 

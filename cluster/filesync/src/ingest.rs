@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::FileSyncError;
 use crate::chunk::{Chunk, Cut, CutError, cut};
 use crate::error::parse;
+use crate::store::Lease;
 use crate::transfer::Spread;
 
 /// What is stored and given at once: as large as memory may be for it, as few syncs as that allows.
@@ -53,11 +54,12 @@ impl Feeder {
     }
 }
 
-/// Runs `work`, which blocks, and spreads what it feeds. Memory is bounded by a few batches.
+/// Runs `work`, which blocks, and spreads what it feeds until all of it is on a majority. Memory is bounded by a few batches. The chunks are
+/// kept as long as the leases are.
 pub(crate) async fn ingest<T: Send + 'static>(
-    spread: &mut Spread,
+    mut spread: Spread,
     work: impl FnOnce(&mut Feeder) -> Result<T, FileSyncError> + Send + 'static,
-) -> Result<T, FileSyncError> {
+) -> Result<(T, Vec<Lease>), FileSyncError> {
     let (batches, mut waiting) = mpsc::channel(1);
     let working = tokio::task::spawn_blocking(move || {
         let mut feeder = Feeder {
@@ -69,16 +71,18 @@ pub(crate) async fn ingest<T: Send + 'static>(
         feeder.finish();
         Ok(done)
     });
-    let mut outcome = Ok(());
-    while let Some(batch) = waiting.recv().await {
-        outcome = spread.add(batch).await;
-        if outcome.is_err() {
-            break;
-        }
+    let mut taken = true;
+    while taken && let Some(batch) = waiting.recv().await {
+        taken = spread.add(batch).await;
     }
     drop(waiting);
     let done = working.await.unwrap_or(Err(FileSyncError::CutOff));
-    outcome.and(done)
+    if !taken {
+        // Why this node's disk took no more, not that the work was cut off therefore.
+        return spread.finish().await.and(Err(FileSyncError::CutOff));
+    }
+    let done = done?;
+    Ok((done, spread.finish().await?))
 }
 
 pub(crate) fn too_large(path: &FilePath, error: CutError) -> FileSyncError {

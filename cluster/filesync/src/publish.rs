@@ -91,15 +91,14 @@ impl Publisher {
         puts.sort_by(|(a, _), (b, _)| a.cmp(b));
         // Children go before the folders that they are in.
         gone.sort_by(|(a, _), (b, _)| b.cmp(a));
-        let mut spread = Spread::begin(&self.store, &self.peers, &self.tasks);
-        let taken = ingest(&mut spread, move |feeder| {
+        let spread = Spread::begin(&self.store, &self.peers, &self.tasks);
+        let (taken, _leases) = ingest(spread, move |feeder| {
             let take = |(path, stamp)| take(&disk, feeder, path, stamp);
             let taken = puts.into_iter().map(take).collect::<Result<Vec<_>, _>>()?;
             sync(&disk, &taken)?;
             Ok(taken)
         })
         .await?;
-        let _lease = spread.finish().await?;
         let (mut published, mut entries) = (Vec::new(), Vec::new());
         for taken in taken {
             match taken {
