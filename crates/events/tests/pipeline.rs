@@ -281,11 +281,11 @@ async fn nothing_waits_for_a_broker() {
     };
     let publisher = Publisher::start(place.broker.access(), watch::channel(vec![nobody]).1, &tasks);
     let outlet = EventOutlet::start("node1".into(), place.store.clone(), publisher, &tasks);
-    let begun = Instant::now();
-    outlet.send(line(execution, "direct")).await;
-    outlet.flush(execution).await;
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    let recorded = async {
+        outlet.send(line(execution, "direct")).await;
+        outlet.flush(execution).await;
+    };
+    tokio::time::timeout(DEADLINE, recorded).await.unwrap();
     assert_eq!(place.texts(execution).await, ["direct"]);
     assert_eq!(outlet.status().direct, 1);
 
@@ -294,10 +294,7 @@ async fn nothing_waits_for_a_broker() {
     tokio::time::timeout(DEADLINE, publisher.connected()).await.unwrap();
     let away = EventOutlet::start("node2".into(), place.store.clone(), publisher, &tasks);
     away.send(line(execution, "away")).await;
-    let begun = Instant::now();
-    away.flush(execution).await;
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    tokio::time::timeout(DEADLINE, away.flush(execution)).await.unwrap();
     assert_eq!(place.texts(execution).await, ["direct", "away"]);
     assert_eq!((away.status().published, away.status().direct), (1, 1));
 
