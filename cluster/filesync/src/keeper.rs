@@ -184,16 +184,31 @@ impl Keeper {
         }
     }
 
+    /// The manifest as of now. What this node has shown was committed, but its log may not say so yet when it starts, and what
+    /// the manifest has never heard of looks like an edit: a removed file would come back. Without a majority it waits, as edits would.
+    async fn current_manifest(&self) -> Result<Manifest, FileSyncError> {
+        let shutdown = self.tasks.shutdown();
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+        loop {
+            let state = shutdown.run_until(self.consensus.linearizable());
+            match state.await.ok_or(FileSyncError::CutOff)? {
+                Ok(state) => return Ok(state.files().clone()),
+                Err(error) => {
+                    let why = format!("the resource files wait for the cluster: {error}");
+                    self.status.send_modify(|status| status.error = Some(why));
+                }
+            }
+            shutdown.sleep(backoff.next_delay()).await;
+        }
+    }
+
     async fn open(&self) -> Result<Tree, FileSyncError> {
         let (root, beside, store) = (self.root.clone(), self.beside.clone(), self.store.clone());
-        // What this node knows must be what it knew when it stopped, at least: until the log has been read again, it waits.
         let remembered: u64 = std::fs::read_to_string(&self.last_shown)
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .unwrap_or_default();
-        let mut state = self.consensus.state();
-        let known = state.wait_for(|state| state.files().version() >= remembered).await;
-        let wanted = known.map_err(|_| FileSyncError::CutOff)?.files().clone();
+        let wanted = self.current_manifest().await?;
         let known = wanted.clone();
         let opened = blocking(move || open(&root, beside, store, &wanted)).await?;
         let Opened {

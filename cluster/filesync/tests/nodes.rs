@@ -318,6 +318,28 @@ fn a_large_file_that_a_failure_of_the_machine_left_half_written_is_made_anew() {
 }
 
 #[test]
+fn what_is_removed_while_a_node_is_down_that_had_just_shown_it_stays_removed() {
+    let mut cluster = Cluster::of(3);
+    cluster.wait_equal();
+    for number in 0..3 {
+        let path = format!("global-resources/{number}");
+        cluster.nodes[number].put(&path, noise(9 << 20, 1));
+        // Killed before it has noted what it shows.
+        cluster.nodes[number].kill();
+        fs::write(cluster.nodes[number].dir.join("files/last-shown"), "0").unwrap();
+        let other = &cluster.nodes[(number + 1) % 3];
+        wait("another node to lead", || {
+            other.block_on(other.files().remove(&path)).is_ok()
+        });
+        cluster.nodes[number].resume();
+        cluster.wait_equal();
+        for node in &cluster.nodes {
+            assert!(!node.at(&path).exists(), "what node {number} had shown is back");
+        }
+    }
+}
+
+#[test]
 fn a_lost_store_is_filled_and_a_lost_tree_is_not_a_deletion() {
     let mut cluster = Cluster::of(3);
     let large = noise(20 << 20, 3);
