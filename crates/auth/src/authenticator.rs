@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_runtime::Tasks;
-use conclave_store::{Store, UserRow};
+use conclave_store::{Store, TokenRow, UserRow};
 use conclave_types::ExecutionId;
 use tokio::sync::Semaphore;
 
 use crate::password::{secret_hash, verify_password};
 use crate::permissions::is_held;
 use crate::recent::Recent;
+use crate::together::Together;
 use crate::{AuthError, Credentials};
 
 /// The client sends its password with every request; a check takes tens of milliseconds, so a good one is remembered.
@@ -30,6 +31,9 @@ pub struct Authenticator {
     checks: Arc<Semaphore>,
     passwords: Arc<Recent>,
     tokens_used: Arc<Recent>,
+    users: Arc<Together<Option<UserRow>>>,
+    tokens: Arc<Together<Option<TokenRow>>>,
+    executions: Arc<Together<Option<(UserRow, ExecutionId, String)>>>,
     tasks: Tasks,
 }
 
@@ -45,11 +49,15 @@ pub struct Principal {
 impl Authenticator {
     /// An authenticator over this record. `tasks` own what is noted beside requests.
     pub fn new(store: Store, tasks: &Tasks) -> Self {
+        let patience = store.patience();
         Self {
             store,
             checks: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
             passwords: Arc::new(Recent::new(REMEMBERED_FOR)),
             tokens_used: Arc::new(Recent::new(USE_NOTED_EVERY)),
+            users: Arc::new(Together::new(patience)),
+            tokens: Arc::new(Together::new(patience)),
+            executions: Arc::new(Together::new(patience)),
             tasks: tasks.clone(),
         }
     }
@@ -63,7 +71,10 @@ impl Authenticator {
             Credentials::None => Err(AuthError::Unauthorized("no authentication info provided")),
             Credentials::Malformed => Err(AuthError::Unauthorized("Invalid token structure")),
             Credentials::Execution(token) => {
-                let found = self.store.execution_token_find(&secret_hash(token)).await?;
+                let (store, hash) = (self.store.clone(), secret_hash(token));
+                let wanted = hash.clone();
+                let find = move || async move { store.execution_token_find(&wanted).await };
+                let found = self.executions.ask(&hash, find).await?;
                 let (user, id, tenant) = found.ok_or(AuthError::Unauthorized("execution token is not valid"))?;
                 Ok(Principal {
                     user: active(user)?,
@@ -71,7 +82,9 @@ impl Authenticator {
                 })
             }
             Credentials::Token { id, secret } => {
-                let found = self.store.token_find(id).await?;
+                let (store, wanted) = (self.store.clone(), id.clone());
+                let find = move || async move { store.token_find(&wanted).await };
+                let found = self.tokens.ask(id, find).await?;
                 let token = found.ok_or(AuthError::Unauthorized("token is not valid"))?;
                 if token.secret_hash != secret_hash(secret) {
                     return Err(AuthError::Unauthorized("token is not valid"));
@@ -90,7 +103,9 @@ impl Authenticator {
     async fn check_password(&self, username: &str, password: &str) -> Result<Principal, AuthError> {
         const WRONG: AuthError =
             AuthError::Unauthorized("Authentication failed for this user: wrong credentials or locked account");
-        let user = self.store.user_find(username).await?.ok_or(WRONG)?;
+        let (store, wanted) = (self.store.clone(), username.to_owned());
+        let find = move || async move { store.user_find(&wanted).await };
+        let user = self.users.ask(username, find).await?.ok_or(WRONG)?;
         if user.locked {
             return Err(WRONG);
         }

@@ -9,6 +9,7 @@ mod error;
 mod password;
 mod permissions;
 mod recent;
+mod together;
 mod token;
 
 pub use authenticator::{Authenticator, Principal};

@@ -3,7 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 /// Why the record was not read or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// There is no such thing, or not in this tenant.
     #[error("{0} was not found")]

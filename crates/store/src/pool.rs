@@ -111,6 +111,11 @@ impl Store {
         }
     }
 
+    /// How long a caller waits while there is no primary.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Whether nobody in this process has a connection at the moment.
     pub fn is_quiet(&self) -> bool {
         let status = self.pool.status();
