@@ -302,7 +302,7 @@ fn a_large_file_that_a_failure_of_the_machine_left_half_written_is_made_anew() {
     let untouched = whole.metadata().unwrap().ino();
     let noted: String = paths
         .iter()
-        .map(|path| format!("a boot before this one\0{path}\0"))
+        .map(|path| format!("a boot before this one\0{path}\0\0"))
         .collect();
     fs::write(&notes, noted + "a boot before this one\0plugins/lar").unwrap();
     cluster.nodes[0].resume();

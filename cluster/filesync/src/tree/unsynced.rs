@@ -15,8 +15,10 @@ use crate::FileSyncError;
 
 /// A new one each time that the machine starts.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// Between the parts of a note, and at its end. No path has it.
-const END: u8 = 0;
+/// Between the boot id and the path of a note. Neither has it.
+const BETWEEN: u8 = 0;
+/// Ends a note, also one that follows the half of one which a full disk refused.
+const END: [u8; 2] = [0, 0];
 
 /// What is noted, and what waits to be synced.
 pub(crate) struct Unsynced {
@@ -69,7 +71,7 @@ impl Unsynced {
 
     /// Before anybody sees what is at the path.
     pub(crate) fn note(&mut self, path: &FilePath) -> io::Result<()> {
-        let note = [&self.boot, [END].as_slice(), path.as_bytes(), &[END]].concat();
+        let note = [&self.boot, [BETWEEN].as_slice(), path.as_bytes(), &END].concat();
         self.noted = true;
         self.notes.write_all(&note)?;
         self.notes.sync_data()
@@ -104,12 +106,17 @@ impl Unsynced {
     }
 }
 
-/// The last note may be half a one: nobody has seen what it is about.
+/// Of half a note nothing comes: nobody has seen what it is about. What is left of one before a whole note makes that one doubtful at the worst.
 fn read(text: &[u8], boot: &[u8]) -> Left {
     let mut left = Left::default();
-    let whole = text.iter().rposition(|byte| *byte == END).unwrap_or(0);
-    let mut parts = text[..whole].split(|byte| *byte == END);
-    while let (Some(of), Some(path)) = (parts.next(), parts.next()) {
+    let mut rest = text;
+    while let Some(end) = rest.windows(END.len()).position(|bytes| bytes == END) {
+        let (note, after) = (&rest[..end], &rest[end + END.len()..]);
+        rest = after;
+        let mut parts = note.rsplit(|byte| *byte == BETWEEN);
+        let (Some(path), Some(of)) = (parts.next(), parts.next()) else {
+            continue;
+        };
         let Ok(path) = FilePath::new(path) else { continue };
         let list = if of == boot { &mut left.here } else { &mut left.doubtful };
         if !list.contains(&path) {
@@ -154,15 +161,17 @@ mod tests {
 
     #[test]
     fn half_a_note_is_none() {
-        let whole = b"boot\0plugins/one\0boot\0plugins/two\0";
-        for length in 0..whole.len() {
-            let expected: &[&str] = match length {
-                0..17 => &[],
-                _ => &["plugins/one"],
-            };
-            assert_eq!(read(&whole[..length], b"boot").here, paths(expected), "{length} bytes");
+        let (one, two) = (b"boot\0plugins/one\0\0", b"boot\0plugins/two\0\0");
+        for length in 0..two.len() {
+            let cut_off = [one.as_slice(), &two[..length]].concat();
+            assert_eq!(read(&cut_off, b"boot").here, paths(&["plugins/one"]), "{length} bytes");
+            // A full disk took half of it, and more later.
+            let gone_on = read(&[&two[..length], one.as_slice()].concat(), b"boot");
+            let all = [gone_on.here, gone_on.doubtful].concat();
+            assert_eq!(all, paths(&["plugins/one"]), "after {length} bytes");
         }
-        assert_eq!(read(whole, b"boot").here, paths(&["plugins/one", "plugins/two"]));
+        let both = read(&[one.as_slice(), two].concat(), b"boot");
+        assert_eq!(both.here, paths(&["plugins/one", "plugins/two"]));
     }
 
     #[test]
