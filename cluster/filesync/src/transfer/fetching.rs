@@ -113,7 +113,12 @@ async fn run(
         let now = begin.elapsed();
         let mut asks = fetcher.step(now, Input::Peers(driver.peers.alive()));
         asks.extend(fetcher.step(now, input));
-        *backlog.lock().unwrap_or_else(PoisonError::into_inner) = fetcher.backlog();
+        let left = fetcher.backlog();
+        let before = std::mem::replace(&mut *backlog.lock().unwrap_or_else(PoisonError::into_inner), left);
+        if before.0 > 0 && left.0 == 0 {
+            // Whoever waits for the last has been woken when it came, and may have looked before this was known.
+            driver.arrived.send_modify(|count| *count += 1);
+        }
         for ask in asks {
             driver.tasks.spawn("fetch chunks", Arc::clone(&driver).ask(ask));
         }
